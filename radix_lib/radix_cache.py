@@ -1,0 +1,191 @@
+"""Chapter 04: the radix cache, a radix tree whose pages are counted, locked and evicted.
+
+The tree is a holder of each of its pages, like any lease. A node that a request relies on is
+locked, together with the path to it; what is not locked may be evicted, leaves first.
+
+Left out here: the life of a request (chapter 05).
+Source: SGLang 0.5.9, `mem_cache/radix_cache.py`. Different by design: eviction takes pages from
+the end of a leaf, as many as are needed, where SGLang drops whole leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from radix_lib.eviction import EvictionHeap
+from radix_lib.page_manager import OutOfPages, PageManager
+from radix_lib.radix_tree import NO_PAGES, Match, Pages, RadixTree, TreeNode
+
+
+class CacheNode(TreeNode):
+    """A tree node with the number of leases whose path crosses it, and what a policy asks."""
+
+    __slots__ = ("lock_ref", "last_access", "created", "hits", "entry")
+    parent: CacheNode | None
+
+    def __init__(self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable):
+        super().__init__(key, pages, parent, namespace)
+        self.lock_ref = self.last_access = self.created = self.hits = self.entry = 0
+
+    def split(self, n_pages: int, page_bytes: int) -> Any:
+        """As in the tree. Whoever holds the lower part holds the upper one as well."""
+        upper: Any = super().split(n_pages, page_bytes)
+        upper.lock_ref, upper.hits = self.lock_ref, self.hits
+        upper.last_access, upper.created = self.last_access, self.created
+        return upper
+
+
+class RadixCache(RadixTree):
+    """A `RadixTree` over the pages of a `PageManager`, with locks and eviction.
+
+    `n_evictable` and `n_locked` count the pages of unlocked and of locked nodes.
+
+    >>> manager = PageManager(n_pages=4, page_size=2)
+    >>> cache = RadixCache(manager)
+    >>> pages = manager.allocate(2)
+    >>> _ = cache.insert([1, 2, 3, 4], pages)   # now the tree holds them too
+    >>> manager.release(pages)
+    >>> cache.evict(1).tolist()
+    [1]
+    >>> cache.match([1, 2, 3, 4]).pages.tolist(), manager.n_free
+    ([0], 3)
+    """
+
+    node_type = CacheNode
+
+    def __init__(self, page_manager: PageManager, policy: str = "lru"):
+        super().__init__(page_manager.page_size)
+        self.page_manager = page_manager
+        self.n_evictable = self.n_locked = 0
+        self._clock = 0
+        self._heap = EvictionHeap(policy)
+
+    def match(self, tokens: Sequence[int] | bytes, namespace: Hashable = None) -> Match:
+        """As in the tree; the path is marked as used now."""
+        self._clock += 1
+        match = super().match(tokens, namespace)
+        self._touch(match.node, hits=1)
+        return match
+
+    def insert(
+        self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
+    ) -> Match:
+        """As in the tree, which becomes a holder of the pages that it takes."""
+        self._clock += 1
+        match = super().insert(tokens, pages, namespace)
+        self._touch(match.node, hits=0)
+        return match
+
+    def lock(self, node: CacheNode) -> None:
+        """Protect `node` and the path to it from eviction. Roots have nothing to protect."""
+        at = node
+        while at.parent is not None:
+            if at.lock_ref == 0:
+                self.n_evictable -= len(at.pages)
+                self.n_locked += len(at.pages)
+                self._heap.discard(at)
+            at.lock_ref += 1
+            at = at.parent
+
+    def unlock(self, node: CacheNode) -> None:
+        """Take back one `lock`. Raises ValueError if the node is not locked."""
+        if node.parent is not None and node.lock_ref == 0:
+            raise ValueError(f"a node of {len(node.pages)} pages is not locked: unlocked twice?")
+        at = node
+        while at.parent is not None:
+            at.lock_ref -= 1
+            if at.lock_ref == 0:
+                self.n_evictable += len(at.pages)
+                self.n_locked -= len(at.pages)
+                if not at.children:
+                    self._heap.add(at)
+            at = at.parent
+
+    def evict(self, n_pages: int) -> Pages:
+        """Take `n_pages` out of the tree, in the policy's order, and return their ids.
+
+        Raises OutOfPages, evicting none, if fewer can be evicted.
+        """
+        if n_pages > self.n_evictable:
+            raise OutOfPages(n_pages, self.page_manager.n_free, self.n_evictable)
+        evicted = [NO_PAGES]
+        while n_pages > 0:
+            leaf = self._heap.pop()
+            taken = min(n_pages, len(leaf.pages))
+            evicted.append(leaf.pages[len(leaf.pages) - taken :])
+            self._shorten(leaf, len(leaf.pages) - taken)
+            self.n_evictable -= taken
+            n_pages -= taken
+        pages = np.concatenate(evicted)
+        self.page_manager.release(pages)
+        return pages
+
+    def _shorten(self, leaf: CacheNode, keep: int) -> None:
+        """Leave the first `keep` pages of a leaf; without any, its parent may become a leaf."""
+        if keep:
+            leaf.key, leaf.pages = leaf.key[: keep * self.page_bytes], leaf.pages[:keep]
+            self._heap.add(leaf)
+            return
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.key[: self.page_bytes]]
+        if parent.children:
+            return
+        if parent.parent is None:
+            del self.roots[parent.namespace]  # a namespace that holds nothing costs nothing
+        elif parent.lock_ref == 0:
+            self._heap.add(parent)
+
+    def _add_leaf(self, parent: Any, key: bytes, pages: Pages) -> Any:
+        self.page_manager.retain(pages)
+        leaf = super()._add_leaf(parent, key, pages)
+        leaf.created = leaf.last_access = self._clock
+        self.n_evictable += len(pages)
+        self._heap.discard(parent)  # it is a leaf no more
+        self._heap.add(leaf)
+        return leaf
+
+    def _touch(self, node: CacheNode, hits: int) -> None:
+        at = node
+        while at.parent is not None:
+            at.last_access = self._clock
+            at.hits += hits
+            at = at.parent
+        if node.entry:  # an evictable leaf: its place in the policy's order has changed
+            self._heap.add(node)
+
+    def rebuild(self, locked: Iterable[CacheNode]) -> None:
+        """Work out anew all that follows from the tree and the nodes locked, one entry a lease."""
+        self._heap.clear()
+        for root in [root for root in self.roots.values() if not root.children]:
+            del self.roots[root.namespace]
+        self.n_evictable = self.n_locked = 0
+        for node in self.nodes():
+            node.lock_ref = node.entry = 0
+            self.n_evictable += len(node.pages)
+            if not node.children:
+                self._heap.add(node)
+        for node in locked:
+            self.lock(node)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if an invariant of the tree, the locks or the sizes is broken."""
+        super().check_integrity()
+        evictable = locked = leaves = 0
+        for node in self.nodes():
+            assert (self.page_manager.ref_counts[node.pages] > 0).all(), "a page of the tree is free"
+            assert all(child.lock_ref <= node.lock_ref for child in node.children.values()), (
+                "a locked node hangs below one that is not"
+            )
+            if node.lock_ref:
+                locked += len(node.pages)
+            else:
+                evictable += len(node.pages)
+            waiting = not node.children and not node.lock_ref
+            assert bool(node.entry) == waiting, "the heap holds other nodes than evictable leaves"
+            leaves += waiting
+        assert (evictable, locked) == (self.n_evictable, self.n_locked), "the sizes are wrong"
+        assert leaves == len(self._heap), "the heap has lost count"

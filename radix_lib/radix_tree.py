@@ -1,0 +1,222 @@
+"""Chapter 02: the radix tree, which finds the longest prefix that was seen before.
+
+Keys are packed once into bytes, four to a token, so that comparing two of them is one `memcmp`.
+Every edge holds whole pages, and a child is found by the *whole* first page of its edge: children
+that differ inside their first page are siblings, and no step ever stops in the middle of a page.
+
+Left out here: where the pages come from (chapter 03), locks and eviction (chapter 04).
+Source: SGLang 0.5.9, `mem_cache/radix_cache.py`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pages = NDArray[np.int64]
+TOKEN_BYTES = array("I").itemsize
+NO_PAGES: Pages = np.empty(0, np.int64)
+
+
+def pack_tokens(tokens: Sequence[int] | bytes) -> bytes:
+    """Pack token ids into a key of `TOKEN_BYTES` bytes each; a key that is packed comes back as is.
+
+    Raises ValueError for anything that is not a whole number from 0 to 2**32 - 1.
+
+    >>> len(pack_tokens([1, 2, 3])) // TOKEN_BYTES
+    3
+    """
+    if isinstance(tokens, bytes):
+        return tokens
+    if hasattr(tokens, "tolist"):  # numpy and torch: converting at once beats an item at a time
+        tokens = tokens.tolist()
+    try:
+        return array("I", tokens).tobytes()
+    except (TypeError, OverflowError) as error:
+        bad = next((t for t in tokens if not (isinstance(t, int) and 0 <= t < 2**32)), tokens)
+        raise ValueError(f"token ids are whole numbers from 0 up, not {bad!r}") from error
+
+
+def unpack_tokens(key: bytes) -> list[int]:
+    """The token ids in a key.
+
+    >>> unpack_tokens(pack_tokens([7, 8]))
+    [7, 8]
+    """
+    return array("I", key).tolist()
+
+
+class TreeNode:
+    """A node and the edge that leads to it: `key` holds the edge's tokens, `pages` their K/V.
+
+    One page id stands for `page_size` tokens, so both have the same length in pages. The root of a
+    namespace has an empty key and no parent.
+    """
+
+    __slots__ = ("key", "pages", "children", "parent", "namespace")
+
+    def __init__(self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable):
+        self.key = key
+        self.pages = pages
+        self.children: dict[bytes, TreeNode] = {}
+        self.parent = parent
+        self.namespace = namespace
+
+    def split(self, n_pages: int, page_bytes: int) -> TreeNode:
+        """Cut the edge after `n_pages` and return the new upper node.
+
+        The node itself stays the lower part, so that whoever holds it still holds the whole path.
+        """
+        parent, cut = self.parent, n_pages * page_bytes
+        assert parent is not None and 0 < n_pages < len(self.pages)
+        upper = type(self)(self.key[:cut], self.pages[:n_pages], parent, self.namespace)
+        upper.children[self.key[cut : cut + page_bytes]] = self
+        # Plain stores from here on: CPython delivers no interrupt between them, so that a reader
+        # who presses stop never leaves the tree half cut.
+        parent.children[self.key[:page_bytes]] = upper
+        self.key, self.pages, self.parent = self.key[cut:], self.pages[n_pages:], upper
+        return upper
+
+
+class Match(NamedTuple):
+    """A prefix found in the tree."""
+
+    pages: Pages  # its page ids, in order
+    node: Any  # where it ends: a `TreeNode`, in a `RadixCache` a `CacheNode`
+
+
+class RadixTree:
+    """A radix tree over token ids, one root a namespace, with a page id for every `page_size` tokens.
+
+    >>> tree = RadixTree(page_size=2)
+    >>> tree.insert([1, 2, 3, 4], pages=np.array([10, 11])).pages.tolist()
+    []
+    >>> tree.match([1, 2, 9, 9]).pages.tolist()
+    [10]
+    """
+
+    node_type: type[TreeNode] = TreeNode
+
+    def __init__(self, page_size: int = 1):
+        if page_size < 1:
+            raise ValueError(f"page_size is at least 1 token, not {page_size}")
+        self.page_size = page_size
+        self.page_bytes = page_size * TOKEN_BYTES
+        self.roots: dict[Hashable, TreeNode] = {}
+
+    def match(self, tokens: Sequence[int] | bytes, namespace: Hashable = None) -> Match:
+        """Find the longest prefix of `tokens` that is in the tree, in whole pages.
+
+        A match that ends inside an edge splits it, so that the prefix ends at a node that can be
+        locked alone: matching changes the tree's shape, never its contents.
+        """
+        key = pack_tokens(tokens)
+        root = self.roots.get(namespace)
+        # The root of a namespace that holds nothing is made for the answer only, and not kept.
+        return self._descend(key, root or self.node_type(b"", NO_PAGES, None, namespace))
+
+    def insert(
+        self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
+    ) -> Match:
+        """Add `tokens`, whose K/V lie in `pages`, and return the prefix that was there already.
+
+        Where the tree has a page for some tokens it keeps its own: the caller's page for them is a
+        duplicate. The match's node is the one at which the whole key now ends. Only whole pages
+        enter; what is left over stays the caller's. Raises ValueError if there are too few pages.
+        """
+        key = self._whole_pages(pack_tokens(tokens))
+        if len(pages) * self.page_bytes < len(key):
+            raise ValueError(
+                f"{len(key) // TOKEN_BYTES} tokens need {len(key) // self.page_bytes} pages of "
+                f"{self.page_size}, not {len(pages)}"
+            )
+        root = self.roots.get(namespace)
+        if root is None:
+            root = self.roots[namespace] = self.node_type(b"", NO_PAGES, None, namespace)
+        known, node = self._descend(key, root)
+        if len(known) * self.page_bytes < len(key):
+            n_known, n_pages = len(known), len(key) // self.page_bytes
+            node = self._add_leaf(node, key[n_known * self.page_bytes :], pages[n_known:n_pages])
+        return Match(known, node)
+
+    def walk(
+        self, tokens: Sequence[int] | bytes, namespace: Hashable = None
+    ) -> Iterator[tuple[Any, int]]:
+        """The nodes along `tokens`, each with how many of its pages agree. Changes nothing."""
+        key, depth = self._whole_pages(pack_tokens(tokens)), 0
+        node = self.roots.get(namespace)
+        while node is not None and depth < len(key):
+            node = node.children.get(key[depth : depth + self.page_bytes])
+            if node is None:
+                return
+            if not key.startswith(node.key, depth):  # a memcmp of the whole edge
+                yield node, self._common_pages(node.key, key, depth)
+                return
+            depth += len(node.key)
+            yield node, len(node.pages)
+
+    def _descend(self, key: bytes, root: TreeNode) -> Match:
+        """Walk down along `key`, and split the edge that it leaves half-way."""
+        node: Any = root
+        pages: list[Pages] = []
+        for child, n_common in self.walk(key, root.namespace):
+            node = child
+            if n_common < len(child.pages):
+                node = child.split(n_common, self.page_bytes)
+            pages.append(node.pages)
+        return Match(np.concatenate(pages) if pages else NO_PAGES, node)
+
+    def _whole_pages(self, key: bytes) -> bytes:
+        return key[: len(key) - len(key) % self.page_bytes]
+
+    def _common_pages(self, edge: bytes, key: bytes, start: int) -> int:
+        """How many whole pages of `edge` agree with `key[start:]`; the first one is known to."""
+        page_bytes = self.page_bytes
+        low, high = 1, min(len(edge), len(key) - start) // page_bytes
+        while low < high:  # pages below `low` agree, `high` is the most that can
+            middle = (low + high + 1) // 2
+            a, b = low * page_bytes, middle * page_bytes
+            if edge[a:b] == key[start + a : start + b]:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _add_leaf(self, parent: TreeNode, key: bytes, pages: Pages) -> Any:
+        leaf = self.node_type(key, pages.copy(), parent, parent.namespace)
+        parent.children[key[: self.page_bytes]] = leaf
+        return leaf
+
+    def nodes(self) -> Iterator[Any]:
+        """Every node but the roots, parents before children, in order of insertion."""
+        stack = [child for root in reversed(self.roots.values()) for child in _reversed(root)]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(_reversed(node))
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError, naming the node, if any invariant of the tree is broken."""
+        for namespace, root in self.roots.items():
+            assert root.key == b"" and root.parent is None, f"root {namespace!r} has an edge"
+            assert root.namespace == namespace, f"root {namespace!r} says {root.namespace!r}"
+        seen: set[int] = set()
+        for node in self.nodes():
+            name = f"node {unpack_tokens(node.key[: self.page_bytes])}…"
+            parent = node.parent
+            assert parent is not None, f"{name} has no parent"
+            assert parent.children.get(node.key[: self.page_bytes]) is node, f"{name} is misfiled"
+            assert node.namespace == parent.namespace, f"{name} crosses namespaces"
+            assert len(node.pages) > 0, f"{name} is empty"
+            assert len(node.key) == len(node.pages) * self.page_bytes, f"{name}: key ≠ pages"
+            pages = set(node.pages.tolist())
+            assert len(pages) == len(node.pages) and not pages & seen, f"{name} repeats a page"
+            seen |= pages
+
+
+def _reversed(node: TreeNode) -> Iterator[TreeNode]:
+    return reversed(node.children.values())

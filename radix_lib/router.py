@@ -1,0 +1,290 @@
+"""Chapter 05: the router, the control plane of the cache. The life of a request.
+
+    admit:   match ── lock ── evict if short ── allocate     → a Lease
+    (the executor computes what the lease says is missing, and writes K/V into its pages)
+    commit:  insert the whole pages computed so far ── take over the tree's where it had them
+    finish:  insert ── unlock ── release;       cancel: unlock ── release
+
+What is true is the tree and the leases; counts, locks and sizes follow from them. When a call is
+interrupted half-way, they are worked out anew, so that nothing leaks.
+
+Source: SGLang 0.5.9, `cache_finished_req` and `cache_unfinished_req` in
+`mem_cache/radix_cache.py`; that one token is always left to compute: `managers/schedule_batch.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radix_lib.page_manager import OutOfPages
+from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_tree import TOKEN_BYTES, Match, Pages, pack_tokens, unpack_tokens
+
+
+class Namespace(NamedTuple):
+    """Who may share: requests with another salt or another adapter never share a page.
+
+    A tuple, not a joined string: salt "a" with adapter "bc" is not salt "ab" with adapter "c".
+    """
+
+    salt: str = ""
+    adapter: str = ""
+
+
+class Usage(NamedTuple):
+    """Every page of the pool is in exactly one of these; together they are the pool."""
+
+    free: int
+    unlocked: int  # in the tree, can be evicted
+    locked: int  # in the tree, in use
+    private: int  # held by a lease, not in the tree
+
+
+class Lease:
+    """What one request holds: its tokens, a page table that has room for them, a locked path.
+
+    `n_cached` tokens were found in the tree; K/V exist for the first `n_computed`; the first
+    `n_shared` pages of `page_table` belong to the tree, the others to this lease alone. As a
+    context manager it finishes on success and is cancelled by an exception.
+    """
+
+    __slots__ = (
+        "router", "key", "namespace", "page_table", "node", "n_cached", "n_computed", "n_shared",
+    )  # fmt: skip
+
+    def __init__(
+        self, router: Router, key: bytes, namespace: Hashable, page_table: Pages, match: Match
+    ):
+        self.router = router
+        self.key = key
+        self.namespace = namespace
+        self.page_table = page_table
+        self.node = match.node
+        self.n_shared = len(match.pages)
+        self.n_cached = self.n_computed = self.n_shared * router.page_size
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the request has: the prompt and what was appended."""
+        return len(self.key) // TOKEN_BYTES
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids."""
+        return unpack_tokens(self.key)
+
+    @property
+    def pending(self) -> list[int]:
+        """The token ids whose K/V are not computed yet."""
+        return unpack_tokens(self.key[self.n_computed * TOKEN_BYTES :])
+
+    def append(self, *tokens: int) -> None:
+        """Add generated tokens. Raises ValueError where the room asked for is used up."""
+        key = self.key + self.router.checked_key(tokens)
+        room = len(self.page_table) * self.router.page_size
+        if len(key) > room * TOKEN_BYTES:
+            raise ValueError(
+                f"{len(key) // TOKEN_BYTES} tokens do not fit into the {room} that were admitted: "
+                "ask admit for a larger max_new_tokens"
+            )
+        self.key = key
+
+    def advance(self, n_tokens: int) -> None:
+        """Say that K/V of the next `n_tokens` now lie in the pages. Raises ValueError past the end."""
+        if not 0 <= n_tokens <= self.n_tokens - self.n_computed:
+            raise ValueError(
+                f"{n_tokens} tokens cannot have been computed: {self.n_computed} of "
+                f"{self.n_tokens} were before"
+            )
+        self.n_computed += n_tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self not in self.router.leases:
+            return  # finished or cancelled inside
+        if kind is None:
+            self.router.finish(self)
+        else:
+            self.router.cancel(self)
+
+
+class Router:
+    """Admits requests to a `RadixCache` and sees each of them through to its end.
+
+    >>> from radix_lib.page_manager import PageManager
+    >>> router = Router(RadixCache(PageManager(n_pages=8, page_size=2)))
+    >>> with router.admit([1, 2, 3, 4, 5]) as lease:
+    ...     lease.advance(5)               # an executor computed all of it
+    >>> router.admit([1, 2, 3, 4]).n_cached    # one token is always left to compute
+    2
+    """
+
+    def __init__(self, cache: RadixCache, *, vocab_size: int = 2**32, max_tokens: int | None = None):
+        self.cache = cache
+        self.page_manager = cache.page_manager
+        self.page_size = cache.page_size
+        self.vocab_size = vocab_size
+        pool_tokens = self.page_manager.n_pages * self.page_size
+        self.max_tokens = min(pool_tokens, max_tokens or pool_tokens)
+        self.leases: dict[Lease, None] = {}  # a set that keeps its order
+
+    def match_prefix(self, key: bytes, namespace: Hashable = None) -> Match:
+        """The longest cached prefix that may be used: one token is left, for its logits."""
+        return self.cache.match(key[:-TOKEN_BYTES], namespace)
+
+    def insert_prefix(self, lease: Lease) -> Match:
+        """Give the tree every whole page of the lease whose K/V exist."""
+        n_pages = lease.n_computed // self.page_size
+        key = lease.key[: n_pages * self.cache.page_bytes]
+        return self.cache.insert(key, lease.page_table, lease.namespace)
+
+    def admit(
+        self, tokens: Sequence[int] | bytes, namespace: Hashable = None, max_new_tokens: int = 0
+    ) -> Lease:
+        """Find what is cached of `tokens`, lock it, and allocate pages for everything else.
+
+        Raises ValueError for a request that could never run, and OutOfPages for one that has to
+        wait; either way nothing has changed.
+        """
+        key = self.checked_key(tokens)
+        n_tokens = len(key) // TOKEN_BYTES + max_new_tokens
+        if not key or max_new_tokens < 0 or n_tokens > self.max_tokens:
+            raise ValueError(
+                f"{len(key) // TOKEN_BYTES} tokens and room for {max_new_tokens} more are not "
+                f"between 1 and the {self.max_tokens} that model and pool allow: shorten the "
+                "request or make the pool larger"
+            )
+        n_pages = self.page_manager.pages_for(n_tokens)
+        self._check_room(n_pages, key, namespace)
+        try:
+            match = self.match_prefix(key, namespace)
+            self.cache.lock(match.node)
+            self.page_manager.retain(match.pages)
+            own = self._allocate(n_pages - len(match.pages))
+            lease = Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
+            self.leases[lease] = None
+        except BaseException:
+            self._repair()
+            raise
+        return lease
+
+    def commit(self, lease: Lease) -> None:
+        """Share what is computed so far: its whole pages enter the tree and are locked there.
+
+        Where the tree had pages for them already, the lease takes those over and frees its own.
+        """
+        self._check_live(lease)
+        n_pages = lease.n_computed // self.page_size
+        if n_pages <= lease.n_shared:
+            return
+        try:
+            match = self.insert_prefix(lease)
+            self.cache.lock(match.node)
+            self.cache.unlock(lease.node)
+            lease.node = match.node
+            first, known = lease.n_shared, len(match.pages)
+            if known > first:
+                duplicates = lease.page_table[first:known].copy()
+                self.page_manager.retain(match.pages[first:])
+                lease.page_table[first:known] = match.pages[first:]
+                self.page_manager.release(duplicates)
+            lease.n_shared = n_pages
+        except BaseException:
+            self._repair()
+            raise
+
+    def finish(self, lease: Lease) -> None:
+        """End a request: what is computed stays in the tree, everything else is freed."""
+        self._end(lease, keep=True)
+
+    def cancel(self, lease: Lease) -> None:
+        """End a request, keeping only what was committed."""
+        self._end(lease, keep=False)
+
+    def _end(self, lease: Lease, keep: bool) -> None:
+        self._check_live(lease)
+        try:
+            if keep and lease.n_computed // self.page_size > lease.n_shared:
+                self.insert_prefix(lease)
+            self.cache.unlock(lease.node)
+            self.page_manager.release(lease.page_table)
+            del self.leases[lease]
+        except BaseException:
+            self.leases.pop(lease, None)  # the request is over, even when its end is interrupted
+            self._repair()
+            raise
+
+    def checked_key(self, tokens: Sequence[int] | bytes) -> bytes:
+        """Pack token ids. Raises ValueError, naming it, for one that the vocabulary lacks."""
+        key = pack_tokens(tokens)
+        if key and (largest := np.frombuffer(key, np.uint32).max()) >= self.vocab_size:
+            raise ValueError(f"token id {largest} is not below the vocabulary's {self.vocab_size}")
+        return key
+
+    def _check_live(self, lease: Lease) -> None:
+        if lease not in self.leases:
+            raise ValueError("this lease is not live here: it was finished or cancelled before")
+
+    def _check_room(self, n_pages: int, key: bytes, namespace: Hashable) -> None:
+        free, evictable = self.page_manager.n_free, self.cache.n_evictable
+        if n_pages <= free + evictable:
+            return  # it fits even if nothing of it is cached
+        for node, n_common in self.cache.walk(key[:-TOKEN_BYTES], namespace):
+            n_pages -= n_common
+            if node.lock_ref == 0:
+                evictable -= n_common  # the request will lock these itself
+        if n_pages > free + evictable:
+            raise OutOfPages(n_pages, free, evictable)
+
+    def _allocate(self, n_pages: int) -> Pages:
+        if n_pages > self.page_manager.n_free:
+            self.cache.evict(n_pages - self.page_manager.n_free)
+        return self.page_manager.allocate(n_pages)
+
+    def usage(self) -> Usage:
+        """Where the pages of the pool are now."""
+        free, unlocked, locked = (
+            self.page_manager.n_free, self.cache.n_evictable, self.cache.n_locked,
+        )  # fmt: skip
+        return Usage(free, unlocked, locked, self.page_manager.n_pages - free - unlocked - locked)
+
+    def _repair(self) -> None:
+        """Work out counts, locks and sizes anew from what is true: the tree and the leases."""
+        self.page_manager.rebuild(self._count_holders())
+        self.cache.rebuild(lease.node for lease in self.leases)
+
+    def _count_holders(self) -> NDArray[np.int32]:
+        counts = np.zeros(self.page_manager.n_pages, np.int32)
+        for node in self.cache.nodes():
+            counts[node.pages] += 1
+        for lease in self.leases:
+            counts[lease.page_table] += 1
+        return counts
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if tree, pages and leases do not add up to the pool, page by page."""
+        self.page_manager.check_integrity()
+        self.cache.check_integrity()
+        counts = self.page_manager.ref_counts
+        assert (counts == self._count_holders()).all(), "a page's count is not its holders' number"
+        crossing: dict[int, int] = {}
+        in_tree = np.zeros(len(counts), bool)
+        for lease in self.leases:
+            node = lease.node
+            while node.parent is not None:
+                crossing[id(node)] = crossing.get(id(node), 0) + 1
+                node = node.parent
+        for node in self.cache.nodes():
+            in_tree[node.pages] = True
+            assert node.lock_ref == crossing.get(id(node), 0), "a lock without a lease"
+        private = int(((counts > 0) & ~in_tree).sum())
+        assert private == self.usage().private, "free + unlocked + locked + private ≠ pool"
