@@ -176,7 +176,9 @@ class RadixCache(RadixTree):
         super().check_integrity()
         evictable = locked = leaves = 0
         for node in self.nodes():
-            assert (self.page_manager.ref_counts[node.pages] > 0).all(), "a page of the tree is free"
+            assert (self.page_manager.ref_counts[node.pages] > 0).all(), (
+                "the tree lists a free page"
+            )
             assert all(child.lock_ref <= node.lock_ref for child in node.children.values()), (
                 "a locked node hangs below one that is not"
             )

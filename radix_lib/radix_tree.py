@@ -90,7 +90,9 @@ class Match(NamedTuple):
 
 
 class RadixTree:
-    """A radix tree over token ids, one root a namespace, with a page id for every `page_size` tokens.
+    """A radix tree over token ids, with a page id for every `page_size` of them.
+
+    Each namespace has a root of its own, made by its first `insert`.
 
     >>> tree = RadixTree(page_size=2)
     >>> tree.insert([1, 2, 3, 4], pages=np.array([10, 11])).pages.tolist()

@@ -95,7 +95,7 @@ class Lease:
         self.key = key
 
     def advance(self, n_tokens: int) -> None:
-        """Say that K/V of the next `n_tokens` now lie in the pages. Raises ValueError past the end."""
+        """Say that K/V of the next `n_tokens` lie in the pages now. Raises ValueError past the end."""
         if not 0 <= n_tokens <= self.n_tokens - self.n_computed:
             raise ValueError(
                 f"{n_tokens} tokens cannot have been computed: {self.n_computed} of "
@@ -107,7 +107,10 @@ class Lease:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         if self not in self.router.leases:
             return  # finished or cancelled inside
@@ -128,7 +131,9 @@ class Router:
     2
     """
 
-    def __init__(self, cache: RadixCache, *, vocab_size: int = 2**32, max_tokens: int | None = None):
+    def __init__(
+        self, cache: RadixCache, *, vocab_size: int = 2**32, max_tokens: int | None = None
+    ):
         self.cache = cache
         self.page_manager = cache.page_manager
         self.page_size = cache.page_size
@@ -156,13 +161,7 @@ class Router:
         wait; either way nothing has changed.
         """
         key = self.checked_key(tokens)
-        n_tokens = len(key) // TOKEN_BYTES + max_new_tokens
-        if not key or max_new_tokens < 0 or n_tokens > self.max_tokens:
-            raise ValueError(
-                f"{len(key) // TOKEN_BYTES} tokens and room for {max_new_tokens} more are not "
-                f"between 1 and the {self.max_tokens} that model and pool allow: shorten the "
-                "request or make the pool larger"
-            )
+        n_tokens = self._checked_length(len(key) // TOKEN_BYTES, max_new_tokens)
         n_pages = self.page_manager.pages_for(n_tokens)
         self._check_room(n_pages, key, namespace)
         try:
@@ -202,6 +201,33 @@ class Router:
             self._repair()
             raise
 
+    def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
+        """A second lease on the same tokens, with room of its own for `max_new_tokens` more.
+
+        Whole computed pages are committed and shared. If the tokens end inside a page, the caller
+        has to copy that page, `page_table[n_shared]` of the lease, to the same place of the fork.
+        Raises ValueError or OutOfPages as `admit` does.
+        """
+        self._check_live(lease)
+        n_tokens = self._checked_length(lease.n_tokens, max_new_tokens)
+        n_own = self.page_manager.pages_for(n_tokens) - lease.n_computed // self.page_size
+        free, evictable = self.page_manager.n_free, self.cache.n_evictable
+        if n_own > free + evictable:
+            raise OutOfPages(n_own, free, evictable)
+        self.commit(lease)
+        try:
+            shared = lease.page_table[: lease.n_shared]
+            self.cache.lock(lease.node)
+            self.page_manager.retain(shared)
+            table = np.concatenate((shared, self._allocate(n_own)))
+            fork = Lease(self, lease.key, lease.namespace, table, Match(shared, lease.node))
+            fork.n_computed = lease.n_computed
+            self.leases[fork] = None
+        except BaseException:
+            self._repair()
+            raise
+        return fork
+
     def finish(self, lease: Lease) -> None:
         """End a request: what is computed stays in the tree, everything else is freed."""
         self._end(lease, keep=True)
@@ -229,6 +255,15 @@ class Router:
         if key and (largest := np.frombuffer(key, np.uint32).max()) >= self.vocab_size:
             raise ValueError(f"token id {largest} is not below the vocabulary's {self.vocab_size}")
         return key
+
+    def _checked_length(self, n_tokens: int, max_new_tokens: int) -> int:
+        total = n_tokens + max_new_tokens
+        if n_tokens < 1 or max_new_tokens < 0 or total > self.max_tokens:
+            raise ValueError(
+                f"{n_tokens} tokens and room for {max_new_tokens} more: a request has at least one "
+                f"token, and at most the {self.max_tokens} in all that model and pool allow"
+            )
+        return total
 
     def _check_live(self, lease: Lease) -> None:
         if lease not in self.leases:
@@ -271,7 +306,7 @@ class Router:
         return counts
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if tree, pages and leases do not add up to the pool, page by page."""
+        """Raise AssertionError if tree, pages and leases do not add up to the pool."""
         self.page_manager.check_integrity()
         self.cache.check_integrity()
         counts = self.page_manager.ref_counts

@@ -1,0 +1,282 @@
+"""Chapter 07: generation. A model that answers requests out of a shared prefix cache.
+
+Prefill computes what the cache lacks; decode writes one more token a sequence into its pages; when
+a request ends, its pages, those of the answer included, serve whoever comes next.
+
+Left out here: who is served when, and requests that join a running batch (chapter 08).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from radix_lib.executor import AttentionExecutor, Chunk
+from radix_lib.model_loader import load_model
+from radix_lib.page_manager import KVPool, PageManager
+from radix_lib.radix_cache import RadixCache
+from radix_lib.router import Lease, Router, Usage
+
+#: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids.
+Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+
+
+class Generation(NamedTuple):
+    """An answer, or as much of it as there is, and what it took."""
+
+    text: str
+    tokens: list[int]  # the stop token, if one came, is the last
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, found in the cache
+    computed_tokens: int  # of the prompt, run through the model: the rest
+    first_token_seconds: float
+    seconds: float
+
+
+class Stats(NamedTuple):
+    """What a model has done so far, and where its pages are now."""
+
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    computed_tokens: int
+    decoded_tokens: int
+    pages: Usage
+
+
+class RadixAttentionModel:
+    """A language model with a radix cache in front of it.
+
+    `n_pages` pages of `page_size` tokens hold the K/V of running requests and of the cache alike.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        page_size: int = 16,
+        n_pages: int = 512,
+        policy: str = "lru",
+    ):
+        config = model.config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.cache = RadixCache(PageManager(n_pages, page_size), policy)
+        self.router = Router(
+            self.cache,
+            vocab_size=config.vocab_size,
+            max_tokens=config.max_position_embeddings,
+        )
+        self.pool = KVPool(
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            model.model.layers[0].self_attn.head_dim,
+            n_pages,
+            page_size,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self.executor = AttentionExecutor(model, self.pool)
+        self._prompt_tokens = self._cached_tokens = self._requests = self._decoded_tokens = 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        page_size: int = 16,
+        n_pages: int = 512,
+        policy: str = "lru",
+    ) -> RadixAttentionModel:
+        """Load a model by name, as `load_model` does, and put a cache in front of it."""
+        loaded = load_model(name, device=device, dtype=dtype)
+        return cls(
+            loaded.model, loaded.tokenizer, page_size=page_size, n_pages=n_pages, policy=policy
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt; a chat goes through the model's own template."""
+        if isinstance(prompt, str):
+            return list(self.tokenizer.encode(prompt))
+        if prompt and isinstance(prompt[0], Mapping):
+            rendered = self.tokenizer.apply_chat_template(
+                prompt, tokenize=False, add_generation_prompt=True
+            )
+            return list(self.tokenizer.encode(rendered, add_special_tokens=False))
+        return list(prompt)  # type: ignore[arg-type]
+
+    def prefill(
+        self,
+        prompt: Prompt,
+        *,
+        namespace: Hashable = None,
+        max_new_tokens: int = 0,
+        chunk_tokens: int | None = None,
+    ) -> tuple[Lease, Tensor]:
+        """Compute what the cache lacks of a prompt, `chunk_tokens` at a time (None: all at once).
+
+        Returns the lease, with room for `max_new_tokens`, and the logits after the last token,
+        [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds nothing.
+        """
+        if chunk_tokens is not None and chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens is at least 1, not {chunk_tokens}")
+        lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
+        try:
+            while pending := lease.pending[:chunk_tokens]:
+                chunk = Chunk(pending, lease.n_computed, lease.page_table)
+                logits = self.executor.forward([chunk])[0]
+                lease.advance(len(pending))
+                self.router.commit(lease)  # from here on others find it, before we answer
+        except BaseException:
+            self.router.cancel(lease)
+            raise
+        self._requests += 1
+        self._prompt_tokens += lease.n_tokens
+        self._cached_tokens += lease.n_cached
+        return lease, logits
+
+    def decode_step(self, leases: Sequence[Lease], tokens: Sequence[int]) -> Tensor:
+        """Add one token to each sequence and return the logits after it, [sequences, vocabulary].
+
+        Raises ValueError where a lease has no room left or its prompt is not computed; then, and
+        when interrupted, no sequence has grown.
+        """
+        self.router.checked_key(tokens)
+        for lease in leases:
+            if lease.n_computed < lease.n_tokens:
+                raise ValueError(f"{lease.n_tokens - lease.n_computed} tokens are still to prefill")
+        logits = self.executor.forward(
+            [
+                Chunk([token], lease.n_computed, lease.page_table)
+                for lease, token in zip(leases, tokens, strict=True)
+            ]
+        )
+        for lease, token in zip(leases, tokens, strict=True):
+            lease.append(token)
+            lease.advance(1)
+        self._decoded_tokens += len(leases)
+        return logits
+
+    def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
+        """A second lease that goes on from the same tokens. Whole pages are shared.
+
+        The partial last page will be written by both, so the fork gets a copy of its own.
+        """
+        fork = self.router.fork(lease, max_new_tokens)
+        tail = fork.n_shared
+        if fork.n_computed > tail * self.pool.page_size:
+            self.pool.copy_page(int(lease.page_table[tail]), int(fork.page_table[tail]))
+        return fork
+
+    def generate(self, prompt: Prompt, max_new_tokens: int = 32, **sampling: Any) -> Generation:
+        """Answer a prompt; `sampling` as for `stream`."""
+        *_, last = self.stream(prompt, max_new_tokens, **sampling)
+        return last
+
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int = 32, **sampling: Any
+    ) -> Iterator[Generation]:
+        """Answer a prompt, giving what there is of the answer after each token.
+
+        Greedy unless `temperature` is above 0; then tokens are drawn with `seed` from the smallest
+        set whose probability is at least `top_p`. Ends at `max_new_tokens`, at the model's own end
+        token, or at one in `stop`. `namespace` says with whom pages may be shared.
+        """
+        return (answers[0] for answers in self._run(prompt, 1, max_new_tokens, **sampling))
+
+    def sample(
+        self, prompt: Prompt, n: int, max_new_tokens: int = 32, **sampling: Any
+    ) -> list[Generation]:
+        """`n` answers to one prompt, which is computed once; sample i is drawn with `seed` + i."""
+        *_, last = self._run(prompt, n, max_new_tokens, **sampling)
+        return last
+
+    def _run(
+        self,
+        prompt: Prompt,
+        n: int,
+        max_new_tokens: int,
+        *,
+        namespace: Hashable = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[int] = (),
+    ) -> Iterator[list[Generation]]:
+        if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+            raise ValueError(
+                f"n={n}, max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}:"
+                " at least 1, 1, 0, and between 0 and 1"
+            )
+        began = time.perf_counter()
+        ends = {*stop, *self._end_tokens()}
+        random = [torch.Generator().manual_seed(seed + i) for i in range(n)]
+        with ExitStack() as held:
+            lease, logits = self.prefill(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
+            held.enter_context(lease)
+            n_prompt, n_cached = lease.n_tokens, lease.n_cached
+            leases = [lease]
+            for _ in range(n - 1):
+                leases.append(held.enter_context(self.fork(lease, max_new_tokens)))
+            answers: list[list[int]] = [[] for _ in leases]
+            rows = logits.expand(n, -1)
+            running = list(range(n))
+            first_token_seconds = 0.0
+            while running:
+                for i, row in zip(running, rows, strict=True):
+                    answers[i].append(choose_token(row, temperature, top_p, random[i]))
+                now = time.perf_counter() - began
+                first_token_seconds = first_token_seconds or now
+                yield [
+                    Generation(
+                        self.tokenizer.decode(tokens, skip_special_tokens=True),
+                        list(tokens),
+                        n_prompt,
+                        n_cached,
+                        n_prompt - n_cached,
+                        first_token_seconds,
+                        now,
+                    )
+                    for tokens in answers
+                ]
+                for i in list(running):
+                    if answers[i][-1] in ends or len(answers[i]) == max_new_tokens:
+                        running.remove(i)
+                        self.router.finish(leases[i])
+                if running:
+                    rows = self.decode_step(
+                        [leases[i] for i in running], [answers[i][-1] for i in running]
+                    )
+
+    def _end_tokens(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+    def stats(self) -> Stats:
+        """Totals since the model was made, and where the pages are now."""
+        return Stats(
+            self._requests,
+            self._prompt_tokens,
+            self._cached_tokens,
+            self._prompt_tokens - self._cached_tokens,
+            self._decoded_tokens,
+            self.router.usage(),
+        )
+
+
+def choose_token(logits: Tensor, temperature: float, top_p: float, random: torch.Generator) -> int:
+    """The token with the largest of `logits`, [vocabulary], or one drawn at `temperature` > 0."""
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = (logits.double().cpu() / temperature).softmax(-1).sort(descending=True)
+    # Keep a token while those before it have less than top_p: the first is always kept.
+    probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
+    return int(order[torch.multinomial(probabilities, 1, generator=random)])
