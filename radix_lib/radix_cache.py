@@ -149,12 +149,12 @@ class RadixCache(RadixTree):
         return leaf
 
     def _touch(self, node: CacheNode, hits: int) -> None:
-        at = node
+        at, is_new = node, node.last_access == self._clock
         while at.parent is not None:
             at.last_access = self._clock
             at.hits += hits
             at = at.parent
-        if node.entry:  # an evictable leaf: its place in the policy's order has changed
+        if node.entry and not is_new:  # an evictable leaf has a new place in the policy's order
             self._heap.add(node)
 
     def rebuild(self, locked: Iterable[CacheNode]) -> None:

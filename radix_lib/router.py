@@ -14,8 +14,8 @@ Source: SGLang 0.5.9, `cache_finished_req` and `cache_unfinished_req` in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -53,10 +53,6 @@ class Lease:
     context manager it finishes on success and is cancelled by an exception.
     """
 
-    __slots__ = (
-        "router", "key", "namespace", "page_table", "node", "n_cached", "n_computed", "n_shared",
-    )  # fmt: skip
-
     def __init__(
         self, router: Router, key: bytes, namespace: Hashable, page_table: Pages, match: Match
     ):
@@ -88,36 +84,22 @@ class Lease:
         key = self.key + self.router.checked_key(tokens)
         room = len(self.page_table) * self.router.page_size
         if len(key) > room * TOKEN_BYTES:
-            raise ValueError(
-                f"{len(key) // TOKEN_BYTES} tokens do not fit into the {room} that were admitted: "
-                "ask admit for a larger max_new_tokens"
-            )
+            raise ValueError(f"room for {room} tokens was admitted: ask for more max_new_tokens")
         self.key = key
 
     def advance(self, n_tokens: int) -> None:
         """Say that K/V of the next `n_tokens` lie in the pages now. Raises ValueError past the end."""
         if not 0 <= n_tokens <= self.n_tokens - self.n_computed:
-            raise ValueError(
-                f"{n_tokens} tokens cannot have been computed: {self.n_computed} of "
-                f"{self.n_tokens} were before"
-            )
+            left = self.n_tokens - self.n_computed
+            raise ValueError(f"{n_tokens} tokens cannot have been computed: {left} were missing")
         self.n_computed += n_tokens
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if self not in self.router.leases:
-            return  # finished or cancelled inside
-        if kind is None:
-            self.router.finish(self)
-        else:
-            self.router.cancel(self)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self in self.router.leases:  # else it was finished or cancelled inside
+            (self.router.cancel if error else self.router.finish)(self)
 
 
 class Router:
@@ -161,20 +143,13 @@ class Router:
         wait; either way nothing has changed.
         """
         key = self.checked_key(tokens)
-        n_tokens = self._checked_length(len(key) // TOKEN_BYTES, max_new_tokens)
-        n_pages = self.page_manager.pages_for(n_tokens)
+        n_pages = self._pages_for(len(key) // TOKEN_BYTES, max_new_tokens)
         self._check_room(n_pages, key, namespace)
         try:
-            match = self.match_prefix(key, namespace)
-            self.cache.lock(match.node)
-            self.page_manager.retain(match.pages)
-            own = self._allocate(n_pages - len(match.pages))
-            lease = Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
-            self.leases[lease] = None
+            return self._hold(self.match_prefix(key, namespace), n_pages, key, namespace)
         except BaseException:
             self._repair()
             raise
-        return lease
 
     def commit(self, lease: Lease) -> None:
         """Share what is computed so far: its whole pages enter the tree and are locked there.
@@ -209,24 +184,19 @@ class Router:
         Raises ValueError or OutOfPages as `admit` does.
         """
         self._check_live(lease)
-        n_tokens = self._checked_length(lease.n_tokens, max_new_tokens)
-        n_own = self.page_manager.pages_for(n_tokens) - lease.n_computed // self.page_size
-        free, evictable = self.page_manager.n_free, self.cache.n_evictable
-        if n_own > free + evictable:
-            raise OutOfPages(n_own, free, evictable)
+        n_pages = self._pages_for(lease.n_tokens, max_new_tokens)
+        n_own = n_pages - lease.n_computed // self.page_size
+        if n_own > self.page_manager.n_free + self.cache.n_evictable:
+            raise OutOfPages(n_own, self.page_manager.n_free, self.cache.n_evictable)
         self.commit(lease)
         try:
-            shared = lease.page_table[: lease.n_shared]
-            self.cache.lock(lease.node)
-            self.page_manager.retain(shared)
-            table = np.concatenate((shared, self._allocate(n_own)))
-            fork = Lease(self, lease.key, lease.namespace, table, Match(shared, lease.node))
+            match = Match(lease.page_table[: lease.n_shared], lease.node)
+            fork = self._hold(match, n_pages, lease.key, lease.namespace)
             fork.n_computed = lease.n_computed
-            self.leases[fork] = None
+            return fork
         except BaseException:
             self._repair()
             raise
-        return fork
 
     def finish(self, lease: Lease) -> None:
         """End a request: what is computed stays in the tree, everything else is freed."""
@@ -256,14 +226,14 @@ class Router:
             raise ValueError(f"token id {largest} is not below the vocabulary's {self.vocab_size}")
         return key
 
-    def _checked_length(self, n_tokens: int, max_new_tokens: int) -> int:
+    def _pages_for(self, n_tokens: int, max_new_tokens: int) -> int:
         total = n_tokens + max_new_tokens
         if n_tokens < 1 or max_new_tokens < 0 or total > self.max_tokens:
             raise ValueError(
                 f"{n_tokens} tokens and room for {max_new_tokens} more: a request has at least one "
                 f"token, and at most the {self.max_tokens} in all that model and pool allow"
             )
-        return total
+        return self.page_manager.pages_for(total)
 
     def _check_live(self, lease: Lease) -> None:
         if lease not in self.leases:
@@ -280,17 +250,23 @@ class Router:
         if n_pages > free + evictable:
             raise OutOfPages(n_pages, free, evictable)
 
-    def _allocate(self, n_pages: int) -> Pages:
-        if n_pages > self.page_manager.n_free:
-            self.cache.evict(n_pages - self.page_manager.n_free)
-        return self.page_manager.allocate(n_pages)
+    def _hold(self, match: Match, n_pages: int, key: bytes, namespace: Hashable) -> Lease:
+        """Make the lease of a match: locked, counted, and with own pages up to `n_pages`."""
+        self.cache.lock(match.node)
+        self.page_manager.retain(match.pages)
+        n_own = n_pages - len(match.pages)
+        if n_own > self.page_manager.n_free:
+            self.cache.evict(n_own - self.page_manager.n_free)
+        own = self.page_manager.allocate(n_own)
+        lease = Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
+        self.leases[lease] = None
+        return lease
 
     def usage(self) -> Usage:
         """Where the pages of the pool are now."""
-        free, unlocked, locked = (
-            self.page_manager.n_free, self.cache.n_evictable, self.cache.n_locked,
-        )  # fmt: skip
-        return Usage(free, unlocked, locked, self.page_manager.n_pages - free - unlocked - locked)
+        shared = self.cache.n_evictable, self.cache.n_locked
+        free = self.page_manager.n_free
+        return Usage(free, *shared, self.page_manager.n_pages - free - sum(shared))
 
     def _repair(self) -> None:
         """Work out counts, locks and sizes anew from what is true: the tree and the leases."""
@@ -311,15 +287,15 @@ class Router:
         self.cache.check_integrity()
         counts = self.page_manager.ref_counts
         assert (counts == self._count_holders()).all(), "a page's count is not its holders' number"
-        crossing: dict[int, int] = {}
-        in_tree = np.zeros(len(counts), bool)
+        crossing: Counter[int] = Counter()
         for lease in self.leases:
             node = lease.node
             while node.parent is not None:
-                crossing[id(node)] = crossing.get(id(node), 0) + 1
+                crossing[id(node)] += 1
                 node = node.parent
+        in_tree = np.zeros(len(counts), bool)
         for node in self.cache.nodes():
             in_tree[node.pages] = True
-            assert node.lock_ref == crossing.get(id(node), 0), "a lock without a lease"
+            assert node.lock_ref == crossing[id(node)], "a node's locks are not its leases' number"
         private = int(((counts > 0) & ~in_tree).sum())
         assert private == self.usage().private, "free + unlocked + locked + private ≠ pool"

@@ -1,0 +1,92 @@
+"""`python -m radix_lib`: the story in a terminal. Requests that share a prefix, beside the baseline.
+
+Exit status 1 if a single token differs from Hugging Face's `generate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
+from radix_lib.model_loader import ModelError
+from radix_lib.page_manager import OutOfPages
+from radix_lib.radix_model import RadixAttentionModel
+from radix_lib.teaching.prompts import few_shot_prompts
+
+def answer(model: RadixAttentionModel, number: int, prompt: str, max_new_tokens: int) -> bool:
+    """Run one request with the cache and without it, print both, and say if they agree."""
+    began = time.perf_counter()
+    lease, logits = model.prefill(prompt, max_new_tokens=max_new_tokens)
+    with_cache = time.perf_counter() - began
+    began = time.perf_counter()
+    baseline_logits(model.model, lease.tokens)
+    without = time.perf_counter() - began
+    theirs, their_logits = baseline_generate(model.model, lease.tokens, max_new_tokens)
+
+    shown = prompt if len(prompt) <= 120 else f"{prompt[:40]!r} … {prompt[-75:]!r}"
+    print(f"\nRequest {number}: {shown}")
+    print(
+        f"  {lease.n_tokens} tokens: {lease.n_cached} cached, "
+        f"{lease.n_tokens - lease.n_cached} computed"
+    )
+    print(
+        f"  time to first token: {with_cache:.3f} s; without the cache: {without:.3f} s "
+        f"({without / with_cache:.1f} times as long)"
+    )
+    print("  step  token            id  top logit   baseline's id  top logit")
+    ours = []
+    with lease:
+        for step, (their_token, their_row) in enumerate(zip(theirs, their_logits, strict=True)):
+            ours.append(token := int(logits.argmax()))
+            text = repr(model.tokenizer.decode([token]))
+            print(
+                f"  {step + 1:4}  {text:<14} {token:>6}  {float(logits.max()):9.4f}"
+                f"  {their_token:>14}  {float(their_row.max()):9.4f}"
+            )
+            if step == 0:
+                first = compare_logits(logits, their_row)
+            if step + 1 < len(theirs):
+                logits = model.decode_step([lease], [token])[0]
+    print(f"  answer: {model.tokenizer.decode(ours, skip_special_tokens=True)!r}")
+    print(f"  logits after the prompt against the baseline's: {first}")
+    print(f"  tokens: {'the same' if ours == theirs else 'DIFFERENT'}")
+    return ours == theirs
+
+
+def main() -> int:
+    """Parse the command line, run the requests in order, return the exit status."""
+    parser = argparse.ArgumentParser("python -m radix_lib", description=__doc__)
+    parser.add_argument(
+        "--prompt", action="append", help="a request; repeat it (default: a few-shot pair)"
+    )
+    parser.add_argument("--model", help="a hub id or a local folder (default: SmolLM2-135M)")
+    parser.add_argument("--page-size", type=int, default=16, help="tokens a page (default: 16)")
+    parser.add_argument("--max-new-tokens", type=int, default=4, help="(default: 4)")
+    args = parser.parse_args()
+    if args.max_new_tokens < 1:
+        parser.error(f"--max-new-tokens is at least 1, not {args.max_new_tokens}")
+    try:
+        n_pages = -(-8192 // args.page_size) if args.page_size > 0 else 1
+        model = RadixAttentionModel.from_pretrained(
+            args.model, page_size=args.page_size, n_pages=n_pages
+        )
+        prompts = args.prompt or few_shot_prompts()
+        same = [
+            answer(model, number, prompt, args.max_new_tokens)
+            for number, prompt in enumerate(prompts, 1)
+        ]
+    except (ModelError, OutOfPages, ValueError) as error:
+        print(f"radix_lib: {error}", file=sys.stderr)
+        return 2
+    done = model.stats()
+    print(
+        f"\n{done.cached_tokens} of {done.prompt_tokens} prompt tokens came from the cache. "
+        f"Same tokens as Hugging Face's generate in {sum(same)} of {len(same)} requests."
+    )
+    return 0 if all(same) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

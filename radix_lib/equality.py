@@ -1,0 +1,99 @@
+"""Chapter 11: is the answer the same? Comparing logits with Hugging Face's own.
+
+The baseline is always their forward and their `generate`, never code of ours.
+
+Left out here: arithmetic that makes the comparison exact for every cache state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Comparison(NamedTuple):
+    """How two tensors of logits, [..., vocabulary], differ."""
+
+    bitwise: bool  # every bit is the same
+    max_abs_diff: float  # NaN if there is one on either side
+    n_differing: int  # numbers of which at least one bit differs
+    same_argmax: int  # rows whose largest logit is the same token's ...
+    rows: int  # ... of so many
+    first_difference: tuple[int, ...] | None  # the index of the first number that differs
+
+    def __str__(self) -> str:
+        verdict = (
+            "bitwise equal" if self.bitwise else f"first difference at {self.first_difference}"
+        )
+        return (
+            f"{verdict}: max |Δ| {self.max_abs_diff:.1e}, "
+            f"same top token in {self.same_argmax} of {self.rows} rows"
+        )
+
+
+def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
+    """Compare two tensors of one shape and dtype, number by number and bit by bit.
+
+    Bits are compared as integers, so that 0.0 and -0.0 differ and a NaN equals itself. Raises
+    ValueError where shape or dtype differ: there is nothing to compare then.
+
+    >>> compare_logits(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])).first_difference
+    (1,)
+    """
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype or ours.ndim == 0:
+        raise ValueError(
+            f"cannot compare {list(ours.shape)} of {ours.dtype} with {list(theirs.shape)} of "
+            f"{theirs.dtype}: ask both for the same logits"
+        )
+    bits = _BITS[ours.element_size()]
+    differs = ours.contiguous().view(bits) != theirs.contiguous().view(bits)
+    n_differing = int(differs.sum())
+    same_argmax = ours.argmax(-1) == theirs.argmax(-1)
+    return Comparison(
+        bitwise=n_differing == 0,
+        max_abs_diff=float((ours.double() - theirs.double()).abs().max()) if ours.numel() else 0.0,
+        n_differing=n_differing,
+        same_argmax=int(same_argmax.sum()),
+        rows=same_argmax.numel(),
+        first_difference=tuple(differs.nonzero()[0].tolist()) if n_differing else None,
+    )
+
+
+@torch.inference_mode()
+def baseline_logits(model: Any, tokens: Sequence[int], *, all_logits: bool = False) -> Tensor:
+    """Hugging Face's forward over the whole prompt, without any cache.
+
+    Returns the logits after the last token, [vocabulary], or with `all_logits` after each of them,
+    [tokens, vocabulary].
+    """
+    token_ids = torch.tensor([list(tokens)], device=model.device)
+    logits: Tensor = model(token_ids, use_cache=False, logits_to_keep=0 if all_logits else 1).logits
+    return logits[0] if all_logits else logits[0, -1]
+
+
+def baseline_generate(
+    model: Any, tokens: Sequence[int], max_new_tokens: int, stop: Sequence[int] = ()
+) -> tuple[list[int], Tensor]:
+    """Hugging Face's greedy `generate`: the new token ids, and the logits of each step.
+
+    The logits are [new tokens, vocabulary]. It ends at the model's own end tokens and at `stop`.
+    """
+    token_ids = torch.tensor([list(tokens)], device=model.device)
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    output = model.generate(
+        token_ids,
+        attention_mask=torch.ones_like(token_ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=[*ends, *stop] or None,
+        pad_token_id=0,  # one sequence: nothing is padded, and unset it warns
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return output.sequences[0, len(tokens) :].tolist(), torch.cat(output.logits)
