@@ -1,4 +1,4 @@
-"""`python -m radix_lib`: the story in a terminal. Requests that share a prefix, beside the baseline.
+"""`python -m radix_lib`: the story in a terminal, each request beside the baseline.
 
 Exit status 1 if a single token differs from Hugging Face's `generate`.
 """
@@ -14,6 +14,7 @@ from radix_lib.model_loader import ModelError
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.teaching.prompts import few_shot_prompts
+
 
 def answer(model: RadixAttentionModel, number: int, prompt: str, max_new_tokens: int) -> bool:
     """Run one request with the cache and without it, print both, and say if they agree."""

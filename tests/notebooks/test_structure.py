@@ -1,0 +1,451 @@
+"""The form of every notebook: what a reader, nbval and git rely on.
+
+A rule is a generator of complaints about one notebook. The tests at the end hold each rule against
+every notebook, and against a notebook that is broken on purpose.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_BYTES = 400_000
+MAX_NOT_COMPARED = 3
+MAX_NOT_COMPARED_WORKLOADS = 6  # chapter 09 is about times
+
+
+def _load_refresh() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("refresh", Path(__file__).with_name("refresh.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+refresh = _load_refresh()
+NOTEBOOKS: list[Path] = refresh.notebooks_under(ROOT / "notebooks")
+
+
+class Book(NamedTuple):
+    """A notebook and where it lies; `chapters` are the files of the course, in order."""
+
+    path: Path
+    nb: NotebookNode
+    raw: bytes
+    chapters: list[Path]
+
+    @property
+    def code(self) -> list[NotebookNode]:
+        return [cell for cell in self.nb.cells if cell.cell_type == "code"]
+
+    @property
+    def is_chapter(self) -> bool:
+        return self.path in self.chapters
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def at(cell: NotebookNode) -> str:
+    first = (cell.source.strip().splitlines() or ["(empty)"])[0]
+    return f"{cell.cell_type} cell {first[:60]!r}"
+
+
+Rule = Callable[[Book], Iterator[str]]
+RULES: list[Rule] = []
+
+
+def rule(function: Rule) -> Rule:
+    RULES.append(function)
+    return function
+
+
+# ------------------------------------------------------------------------------------- the file
+
+
+@rule
+def is_valid(book: Book) -> Iterator[str]:
+    try:
+        nbformat.validate(json.loads(book.raw))
+    except nbformat.ValidationError as error:
+        yield f"not a valid notebook: {error.message}"
+
+
+@rule
+def is_in_normal_form(book: Book) -> Iterator[str]:
+    """No times, versions, widget state or addresses: what refresh.py would write."""
+    normal = refresh.to_bytes(refresh.normalise(refresh.parse(book.raw.decode())))
+    if normal != book.raw:
+        pairs = zip(normal.splitlines(), book.raw.splitlines(), strict=False)
+        line, (want, have) = next(
+            ((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1]),
+            (0, (b"(the end)", b"(another end)")),
+        )
+        yield f"not in normal form (make refresh): line {line} is {have!r}, not {want!r}"
+
+
+@rule
+def is_small(book: Book) -> Iterator[str]:
+    if len(book.raw) >= MAX_BYTES:
+        yield f"{len(book.raw):,} bytes; {MAX_BYTES:,} are too many"
+
+
+@rule
+def has_no_machine_path(book: Book) -> Iterator[str]:
+    place = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work|tmp)/|[A-Z]:\\)[^\s\"'<]*")
+    for cell in book.nb.cells:
+        texts = [cell.source] + [text for o in cell.get("outputs", []) for text in _texts(o)]
+        for text in texts:
+            for found in place.findall(text):
+                yield f"{at(cell)}: path of a machine: {found}"
+
+
+def _texts(output: NotebookNode) -> Iterator[str]:
+    yield output.get("text", "")
+    yield output.get("evalue", "")
+    yield from output.get("traceback", [])
+    for kind, value in output.get("data", {}).items():
+        if not kind.startswith("image/") or kind == "image/svg+xml":
+            yield value if isinstance(value, str) else json.dumps(value)
+
+
+# ------------------------------------------------------------------------------------- outputs
+
+
+@rule
+def was_run_in_order(book: Book) -> Iterator[str]:
+    """nbval compares nothing in a cell without a count."""
+    run = [cell for cell in book.code if cell.source.strip()]
+    for n, cell in enumerate(run, 1):
+        if cell.execution_count != n:
+            yield f"{at(cell)}: execution count {cell.execution_count}, not {n}"
+    if not run:
+        yield "no code cell"
+
+
+@rule
+def outputs_are_clean(book: Book) -> Iterator[str]:
+    for cell in book.code:
+        errors = [o for o in cell.outputs if o.output_type == "error"]
+        if errors and "raises-exception" not in tags(cell):
+            yield f"{at(cell)}: error {errors[0].ename} without the tag raises-exception"
+        if not errors and "raises-exception" in tags(cell):
+            yield f"{at(cell)}: tagged raises-exception, yet raises nothing"
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                yield f"{at(cell)}: stderr {output.text[:60]!r}"
+            for kind in output.get("data", {}):
+                if "widget" in kind:
+                    yield f"{at(cell)}: a widget's view or state"
+
+
+@rule
+def nearly_every_cell_is_compared(book: Book) -> Iterator[str]:
+    limit = MAX_NOT_COMPARED_WORKLOADS if book.path.name.startswith("09") else MAX_NOT_COMPARED
+    loose = [c for c in book.code if "nbval-ignore-output" in tags(c) and "widget" not in tags(c)]
+    if len(loose) > limit:
+        yield f"{len(loose)} cells are not compared; {limit} may be"
+    for cell in book.code:
+        if "nbval-skip" in tags(cell) or re.search(
+            r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE)", cell.source, re.MULTILINE
+        ):
+            yield f"{at(cell)}: only the tag nbval-ignore-output may exempt a cell"
+
+
+@rule
+def figures_show_everywhere(book: Book) -> Iterator[str]:
+    """A drawing as SVG, PNG and text; a chart as PNG and text. Both told in words."""
+    for cell in book.code:
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if not {"image/png", "image/svg+xml"} & data.keys():
+                continue
+            if "image/png" not in data:
+                yield f"{at(cell)}: figure without image/png, all that an untrusted notebook shows"
+            text = data.get("text/plain", "").strip()
+            if not text or re.fullmatch(r"<.*>", text, re.DOTALL):
+                yield f"{at(cell)}: figure without a text/plain that says something"
+            if not _alt(output.get("metadata", {})):
+                yield f"{at(cell)}: figure without alt text in the output's metadata"
+
+
+def _alt(metadata: dict[str, Any]) -> str:
+    holders = [metadata, *(m for m in metadata.values() if isinstance(m, dict))]
+    return next((str(m["alt"]).strip() for m in holders if m.get("alt")), "")
+
+
+# ------------------------------------------------------------------------------------- prose
+
+
+def unfenced(markdown: str) -> str:
+    """The text without blocks of code, in which `#` and `[x](y)` mean something else."""
+    return re.sub(r"^(```|~~~).*?^\1", "", markdown, flags=re.DOTALL | re.MULTILINE)
+
+
+def headings(markdown: str) -> list[tuple[int, str]]:
+    """Level and text of each heading."""
+    found = re.findall(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", unfenced(markdown), re.MULTILINE)
+    return [(len(marks), text) for marks, text in found]
+
+
+def _markdown(nb: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in nb.cells if cell.cell_type == "markdown"]
+
+
+@rule
+def headings_are_in_order(book: Book) -> Iterator[str]:
+    cells = _markdown(book.nb)
+    if not cells or book.nb.cells[0] is not cells[0]:
+        yield "the first cell is not the title"
+    levels = [(level, text, n) for n, c in enumerate(cells) for level, text in headings(c.source)]
+    titles = [(text, n) for level, text, n in levels if level == 1]
+    if [n for _, n in titles] != [0]:
+        yield f"there should be one H1, in the first cell; found {titles}"
+    before = 0
+    for level, text, _ in levels:
+        if level > before + 1:
+            yield f"heading {text!r} jumps from level {before} to {level}"
+        before = level
+
+
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\s*<?([^\s)>]*)>?(?:\s+[\"'][^)]*)?\)")
+
+
+def links(markdown: str) -> list[tuple[bool, str, str]]:
+    """Is it an image, its text, its target; Markdown and HTML alike."""
+    text = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "code", unfenced(markdown))
+    found = [(mark == "!", label, target) for mark, label, target in LINK.findall(text)]
+    for label in [label for _, label, _ in found]:  # an image inside a link
+        found += [(mark == "!", inner, target) for mark, inner, target in LINK.findall(label)]
+    for tag in re.findall(r"<(?:a|img)\b[^>]*>", text):
+        of = dict(re.findall(r"(\w+)=[\"']([^\"']*)[\"']", tag))
+        if target := of.get("href") or of.get("src"):
+            found.append((tag.startswith("<img"), of.get("alt", ""), target))
+    return found
+
+
+def anchors(path: Path) -> set[str]:
+    """What `#…` may name: ids written out, and headings as JupyterLab or GitHub spells them."""
+    if path.suffix == ".ipynb":
+        nb = nbformat.read(path, as_version=4)
+        sources = [cell.source for cell in _markdown(nb)]
+    else:
+        sources = [path.read_text(encoding="utf-8")]
+    found = set()
+    for source in sources:
+        found |= set(re.findall(r"<\w+[^>]*\b(?:id|name)=[\"']([^\"']+)[\"']", source))
+        for _, text in headings(source):
+            plain = re.sub(r"`|\*\*?|\[([^\]]*)\]\([^)]*\)", r"\1", text)
+            if path.suffix == ".ipynb":
+                found.add(plain.replace(" ", "-"))
+            else:
+                found.add(re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-"))
+    return found
+
+
+def is_remote(target: str) -> bool:
+    return bool(re.match(r"[a-z][a-z0-9+.-]*:", target))
+
+
+@rule
+def links_resolve(book: Book) -> Iterator[str]:
+    for cell in _markdown(book.nb):
+        for complaint in broken_links(cell.source, book.path):
+            yield f"{at(cell)}: {complaint}"
+
+
+def broken_links(markdown: str, path: Path) -> Iterator[str]:
+    for is_image, text, target in links(markdown):
+        if is_image and not text.strip():
+            yield f"image {target[:60]} without alt text"
+        if is_remote(target):
+            continue
+        name, _, anchor = unquote(target).partition("#")
+        there = (path.parent / name).resolve() if name else path
+        if not there.exists():
+            yield f"link to {target}, which does not exist"
+        elif path.is_relative_to(ROOT) and not there.is_relative_to(ROOT):
+            yield f"link to {target} leads out of the repository"
+        elif there.suffix in (".ipynb", ".md") and anchor and anchor not in anchors(there):
+            yield f"link to {target}: no such heading or id"
+
+
+@rule
+def ends_with_the_way_on(book: Book) -> Iterator[str]:
+    """Previous / contents / next, in the last Markdown cell of a chapter."""
+    if not book.is_chapter:
+        return
+    bar = _markdown(book.nb)[-1]
+    n = book.chapters.index(book.path)
+    found = [unquote(target).partition("#")[0] for _, _, target in links(bar.source)]
+    targets = {name or book.path.name for name in found}
+    for what, chapter in (("previous", n - 1), ("next", n + 1)):
+        if 0 <= chapter < len(book.chapters) and book.chapters[chapter].name not in targets:
+            yield f"no link to the {what} chapter, {book.chapters[chapter].name}, in the last cell"
+    if "contents" not in bar.source.lower():
+        yield "no link to the contents in the last cell"
+
+
+# ------------------------------------------------------------------------------------- tests
+
+
+def chapters() -> list[Path]:
+    return [p for p in NOTEBOOKS if p.parent == ROOT / "notebooks" and p.name[:2].isdigit()]
+
+
+def load(path: Path) -> Book:
+    raw = path.read_bytes()
+    return Book(path, nbformat.reads(raw.decode(), as_version=4), raw, chapters())
+
+
+def name_of(thing: Any) -> str:
+    return thing.stem if isinstance(thing, Path) else thing.__name__
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS, "no notebook under notebooks/"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+@pytest.mark.parametrize("check", RULES, ids=name_of)
+def test_notebook(check: Rule, path: Path) -> None:
+    complaints = list(check(load(path)))
+    assert not complaints, "\n".join([str(path.relative_to(ROOT)), *complaints])
+
+
+def test_the_links_of_the_readme_resolve() -> None:
+    readme = ROOT / "README.md"
+    complaints = list(broken_links(readme.read_text(encoding="utf-8"), readme))
+    assert not complaints, "\n".join(complaints)
+
+
+PNG, SVG = "image/png", "image/svg+xml"
+
+
+def figure(data: dict[str, str], **metadata: Any) -> NotebookNode:
+    return new_output("display_data", data, metadata=metadata)
+
+
+def sound() -> NotebookNode:
+    """A small notebook with which no rule finds fault: chapter b of a, b, c."""
+    drawing = figure({PNG: "cG5n", SVG: "<svg/>", "text/plain": "a -> b"}, alt="A tree")
+    chart = figure({PNG: "cG5n", "text/plain": "time: 1 2 4"}, **{PNG: {"alt": "Times"}})
+    error = new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
+    cells = [
+        new_markdown_cell("# Title\n\n`# no heading`\n\n```\n### nor this [x](nowhere)\n```"),
+        new_markdown_cell("## What you need\n\n![A lit drawing](drawing.svg) [up](#Title)"),
+        new_code_cell("draw()", outputs=[drawing], execution_count=1),
+        new_code_cell("chart()", outputs=[chart], execution_count=2),
+        new_code_cell("raise ValueError('no')", outputs=[error], execution_count=3),
+        new_markdown_cell("[previous](a.ipynb) · [contents](b.ipynb#Title) · [next](c.ipynb)"),
+    ]
+    cells[4].metadata["tags"] = ["raises-exception"]
+    return refresh.normalise(new_notebook(cells=cells))
+
+
+def fault_found_by(nb: NotebookNode, folder: Path) -> set[str]:
+    course = [folder / name for name in ("a.ipynb", "b.ipynb", "c.ipynb")]
+    for path in (*course, folder / "drawing.svg"):
+        path.touch()
+    raw = refresh.to_bytes(nb)
+    course[1].write_bytes(raw)
+    return {check.__name__ for check in RULES if list(check(Book(course[1], nb, raw, course)))}
+
+
+def test_no_rule_finds_fault_with_a_sound_notebook(tmp_path: Path) -> None:
+    assert fault_found_by(sound(), tmp_path) == set()
+
+
+def edit(cell: int, **changes: Any) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[cell].update(changes)
+
+
+def retag(cell: int, *tags: str) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[cell].metadata.update(tags=list(tags))
+
+
+def show(cell: int, output: NotebookNode) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[cell].outputs.append(output)
+
+
+def more_cells(source: str, n: int, *tags: str) -> Callable[[NotebookNode], None]:
+    def change(nb: NotebookNode) -> None:
+        for i in range(n):
+            cell = new_code_cell(source, id=f"more-{i}", execution_count=4 + i)
+            cell.metadata["tags"] = list(tags)
+            nb.cells.insert(5 + i, cell)
+
+    return change
+
+
+WIDGET_VIEW = new_output(
+    "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "IntSlider()"}
+)
+BROKEN: list[tuple[str, Callable[[NotebookNode], object]]] = [
+    ("is_valid", edit(2, execution_count="one")),
+    ("is_in_normal_form", lambda nb: nb.metadata.language_info.update(version="3.11.7")),
+    ("is_in_normal_form", lambda nb: nb.metadata.update(widgets={"state": {}})),
+    ("is_in_normal_form", lambda nb: nb.cells[2].metadata.update(execution={})),
+    ("is_in_normal_form", show(2, new_output("stream", text="<A object at 0x7f52a07bdc10>"))),
+    ("is_small", edit(1, source="## " + "x" * MAX_BYTES)),
+    ("has_no_machine_path", edit(2, source="open('/home/me/x')")),
+    ("has_no_machine_path", show(2, new_output("stream", text="at C:\\Users\\me"))),
+    ("has_no_machine_path", show(2, figure({"text/html": "<i>/tmp/x</i>"}))),
+    ("was_run_in_order", edit(3, execution_count=None)),
+    ("was_run_in_order", edit(3, execution_count=7)),
+    ("was_run_in_order", lambda nb: nb.update(cells=nb.cells[:2])),
+    ("outputs_are_clean", retag(4)),
+    ("outputs_are_clean", retag(3, "raises-exception")),
+    ("outputs_are_clean", show(2, new_output("stream", name="stderr", text="a warning"))),
+    ("outputs_are_clean", show(2, WIDGET_VIEW)),
+    ("nearly_every_cell_is_compared", more_cells("t()", 4, "nbval-ignore-output")),
+    ("nearly_every_cell_is_compared", edit(2, source="draw()  \n# NBVAL_IGNORE_OUTPUT")),
+    ("nearly_every_cell_is_compared", retag(2, "nbval-skip")),
+    ("figures_show_everywhere", lambda nb: nb.cells[2].outputs[0].data.pop(PNG)),
+    ("figures_show_everywhere", lambda nb: nb.cells[2].outputs[0].data.pop("text/plain")),
+    ("figures_show_everywhere", lambda nb: nb.cells[2].outputs[0].metadata.clear()),
+    ("figures_show_everywhere", lambda nb: nb.cells[3].outputs[0].metadata[PNG].update(alt=" ")),
+    ("figures_show_everywhere", show(2, figure({PNG: "x", "text/plain": "<Figure>"}, alt="A"))),
+    ("headings_are_in_order", edit(0, source="## Title")),
+    ("headings_are_in_order", edit(1, source="# Title again")),
+    ("headings_are_in_order", edit(1, source="### Too deep")),
+    ("headings_are_in_order", lambda nb: nb.cells.insert(0, new_markdown_cell("Hello", id="x"))),
+    ("headings_are_in_order", lambda nb: nb.cells.insert(0, nb.cells.pop(2))),
+    ("links_resolve", edit(1, source="[x](nowhere.md)")),
+    ("links_resolve", edit(1, source="[x](#nowhere)")),
+    ("links_resolve", edit(1, source="[**x**](b.ipynb#nowhere)")),
+    ("links_resolve", edit(1, source="<a href='nowhere.md'>x</a>")),
+    ("links_resolve", edit(1, source="![](drawing.svg)")),
+    ("links_resolve", edit(1, source="[![](drawing.svg)](b.ipynb)")),
+    ("links_resolve", edit(1, source="<img src='drawing.svg'>")),
+    ("ends_with_the_way_on", edit(5, source="[previous](a.ipynb), contents")),
+    ("ends_with_the_way_on", edit(5, source="[next](c.ipynb), contents")),
+    ("ends_with_the_way_on", edit(5, source="[previous](a.ipynb) [next](c.ipynb)")),
+]
+
+
+@pytest.mark.parametrize(("named", "harm"), BROKEN)
+def test_the_rule_finds_the_fault(
+    named: str, harm: Callable[[NotebookNode], object], tmp_path: Path
+) -> None:
+    nb = deepcopy(sound())
+    harm(nb)
+    assert named in fault_found_by(nb, tmp_path)
+
+
+def test_each_rule_has_been_seen_to_complain() -> None:
+    assert {check.__name__ for check in RULES} == {named for named, _ in BROKEN}
