@@ -98,9 +98,8 @@ def load_model(
 def check_supported(config: PreTrainedConfig) -> None:
     """Refuse, by name, a model that is not a Llama-shaped decoder with full causal attention.
 
-    A prefix can be reused only where K and V at a position depend on the tokens up to it and on
-    nothing else, and the executor knows one attention: all earlier positions, through sdpa.
-    Raises ModelError. Reads the configuration only, by the rules of transformers 5.23.
+    A prefix can be reused only where K and V at a position depend on no later token, and the
+    executor knows one attention, over all earlier positions. Raises ModelError. (transformers 5.23)
     """
     kind = config.model_type
     layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}

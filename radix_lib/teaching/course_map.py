@@ -1,0 +1,118 @@
+"""The parts of the course: how they work together, and which chapter needs which."""
+
+from __future__ import annotations
+
+from radix_lib.teaching import theme
+from radix_lib.teaching.canvas import Canvas
+from radix_lib.teaching.figure import Figure
+
+CHAPTERS = [
+    "start here", "what can be reused", "the radix tree", "the page manager", "the radix cache",
+    "the router", "the executor", "generation", "the scheduler", "workloads", "the fleet",
+    "logits equality",
+]  # fmt: skip
+OPTIONAL = {8, 9, 10}
+
+#: Chapter, name, what it does; left, top, width in px. All are 44 px high.
+PARTS: list[tuple[int, str, str, int, int, int]] = [
+    (9, "workloads", "prompts that share prefixes", 12, 62, 164),
+    (10, "fleet", "which worker gets it?", 12, 142, 164),
+    (8, "Scheduler", "who runs next?", 12, 222, 164),
+    (7, "RadixAttentionModel", "generates, token by token", 12, 302, 164),
+    (5, "Router", "the life of a request", 252, 62, 168),
+    (6, "AttentionExecutor", "computes the suffix alone", 252, 262, 168),
+    (0, "the model", "SmolLM2, on your machine", 252, 342, 168),
+    (4, "RadixCache", "locks and evicts", 512, 62, 168),
+    (2, "RadixTree", "finds the longest prefix", 512, 106, 168),
+    (3, "PageManager", "counts who holds a page", 512, 182, 168),
+    (3, "KVPool", "K and V of every page", 512, 262, 168),
+    (1, "K and V of a prefix", "why they can be reused", 512, 342, 168),
+    (11, "logits equality", "not one bit differs", 12, 382, 164),
+]
+#: Lines through points, with a label and its place.
+FLOWS: list[tuple[list[tuple[int, int]], str, tuple[int, int]]] = [
+    ([(94, 106), (94, 142)], "a prompt", (100, 117)),
+    ([(94, 186), (94, 222)], "one worker's", (100, 197)),
+    ([(94, 266), (94, 302)], "a batch", (100, 277)),
+    ([(176, 324), (214, 324), (214, 84), (252, 84)], "admit", (218, 68)),
+    ([(336, 106), (336, 262)], "a lease: page table,\nlocked path", (342, 150)),
+    ([(420, 84), (512, 84)], "match, insert", (430, 69)),
+    ([(596, 150), (596, 182)], "page ids", (602, 159)),
+    ([(420, 284), (512, 284)], "write, gather", (430, 269)),
+    ([(336, 306), (336, 342)], "layer by layer", (342, 317)),
+    ([(596, 342), (596, 306)], "", (0, 0)),
+    ([(252, 364), (214, 364), (214, 404), (176, 404)], "logits", (219, 385)),
+]
+
+
+def course_map(here: int | None = None) -> Figure:
+    """Draw how the parts work together, with the part that chapter `here` builds lit.
+
+    Parts of chapters before it are drawn in black, those still to come in grey.
+    """
+    canvas = Canvas()
+    canvas.line((232, 242), (680, 242), style="dashed", width=0.8)
+    for text, y in (("CONTROL PLANE: page ids", 229), ("DATA PLANE: tensors", 245)):
+        canvas.write(428, y, 200, text, size=9, color=theme.MUTED)
+    for points, label, (x, y) in FLOWS:
+        canvas.line(*points, width=1, arrow=True)
+        canvas.write(x, y, 110, label, size=9, color=theme.MUTED)
+    lit = []
+    for chapter, name, what, x, y, w in PARTS:
+        to_come = here is not None and chapter > here
+        color = theme.MUTED if to_come else theme.TEXT
+        if chapter == here:
+            canvas.box(x, y, w, 44, theme.LIT, width=3)
+            lit.append(name)
+        else:
+            canvas.box(x, y, w, 44, border="faint" if to_come else "solid")
+        canvas.write(x + 7, y + 15, 20, f"{chapter:02}", bold=True, color=color)
+        canvas.write(x + 28, y + 8, w - 30, name, bold=True, color=color)
+        canvas.write(x + 28, y + 24, w - 30, what, size=10, color=color)
+    places = " and ".join(lit) or "everything"
+    title = "The parts of the course" if here is None else f"You are here: {places}"
+    canvas.write(12, 12, 600, title, bold=True, size=12)
+    lines = [
+        f"{'►' if chapter == here else ' '} {chapter:02} {name:20} {what}"
+        for chapter, name, what, *_ in sorted(PARTS)
+    ]
+    flow = "prompt → Scheduler → Router → RadixCache → pages; a lease → executor → model"
+    alt = (
+        "How the parts work together: a prompt comes through fleet, scheduler and model wrapper to "
+        "the Router; it asks RadixCache and RadixTree for a cached prefix and the PageManager for "
+        "pages; the AttentionExecutor computes the suffix, reading and writing the KVPool. "
+        + (f"Chapter {here:02}, {CHAPTERS[here]}, is lit: {places}." if here is not None else "")
+    )
+    return canvas.figure(692, 438, "\n".join([flow, *lines]), alt.strip())
+
+
+def chapter_map(here: int | None = None) -> Figure:
+    """Draw which chapter needs which; dashed ones are optional."""
+    canvas = Canvas()
+    w, h, dx, dy = 128, 40, 176, 64
+    places = {n: (12 + n % 4 * dx, 12 + n // 4 * dy) for n in range(8)}
+    places |= {n: (12 + (n - 8) * dx, 12 + 2 * dy) for n in range(8, 12)}
+
+    def middle(n: int) -> tuple[float, float]:
+        return places[n][0] + w / 2, places[n][1] + h / 2
+
+    for a, b in [*zip(range(7), range(1, 8), strict=True), (7, 11), (7, 8), (8, 9), (9, 10)]:
+        (x, y), (to_x, to_y) = middle(a), middle(b)
+        style = "dashed" if b in OPTIONAL else "solid"
+        turn = (y + to_y) / 2
+        bend = [(x, turn), (to_x, turn)] if x != to_x else []
+        canvas.line((x, y), *bend, (to_x, to_y), style=style)
+    for n, (x, y) in places.items():
+        fill, width = (theme.LIT, 3.0) if n == here else (theme.PAPER, 1.0)
+        canvas.box(x, y, w, h, fill, border="dashed" if n in OPTIONAL else "solid", width=width)
+        canvas.write(x, y + 6, w, f"{n:02}", bold=True, align="center")
+        canvas.write(x, y + 20, w, CHAPTERS[n], align="center")
+    lines = [
+        f"{'►' if n == here else ' '} {n:02} {title}" + " (optional)" * (n in OPTIONAL)
+        for n, title in enumerate(CHAPTERS)
+    ]
+    alt = (
+        "The chapters: 00 to 07 one after another; then 11 closes the course. "
+        "08, 09 and 10 follow 07 and are optional."
+    )
+    return canvas.figure(12 + 3 * dx + w + 12, 12 + 2 * dy + h + 12, "\n".join(lines), alt)

@@ -1,0 +1,118 @@
+"""The pages of a pool and who holds them, at one moment."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from radix_lib.page_manager import PageManager
+from radix_lib.radix_cache import RadixCache
+from radix_lib.router import Lease, Router
+from radix_lib.teaching.views import Marks, TreeView, letters_of
+
+#: What has pages: a lease, a list of page ids, or such a list with the number of tokens in it.
+Holder = Lease | Sequence[int] | tuple[Sequence[int], int]
+Source = PageManager | RadixCache | Router
+
+
+@dataclass(frozen=True)
+class RequestView:
+    """One request, or any other holder of pages, at one moment."""
+
+    name: str
+    pages: tuple[int, ...]
+    n_tokens: int
+    n_computed: int  # tokens whose K/V lie in the pages
+    n_cached: int = 0  # of these, found in the tree
+    n_shared: int = 0  # its first pages, which belong to the tree
+    tokens: tuple[int, ...] = ()
+
+    def level(self, i: int, page_size: int) -> float:
+        """How full the request's i-th page is, from 0 to 1."""
+        return min(max(self.n_computed - i * page_size, 0), page_size) / page_size
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """The pages of a pool at one moment. `tree` is None where there are only pages."""
+
+    page_size: int
+    counts: tuple[int, ...]  # the number of holders of each page
+    requests: tuple[RequestView, ...]
+    tree: TreeView | None
+    given: Marks
+
+    @cached_property
+    def marks(self) -> Marks:
+        """What the pages tell by themselves, and what was given: reused ones, private ones."""
+        if self.tree is None:
+            hit = {page for page, n in enumerate(self.counts) if n > 1}
+            return Marks(self.given.hit | hit, self.given.new, self.given.evicted)
+        hit = {p for r in self.requests for p in r.pages[: r.n_cached // self.page_size]}
+        own = {p for r in self.requests for p in r.pages[r.n_shared :]}
+        return Marks(self.given.hit | hit, self.given.new | own, self.given.evicted)
+
+    @cached_property
+    def owners(self) -> dict[int, str]:
+        """The node, or else the requests, that each held page belongs to."""
+        owners: dict[int, str] = {}
+        for request in self.requests:
+            for page in request.pages:
+                owners[page] = f"{owners.get(page, '')} {request.name}".strip()
+        nodes = self.tree.nodes if self.tree else ()
+        return owners | {page: node.letter for node in nodes for page in node.pages}
+
+    @cached_property
+    def locked(self) -> frozenset[int]:
+        """The pages of locked nodes."""
+        nodes = self.tree.nodes if self.tree else ()
+        return frozenset(page for node in nodes if node.lock_ref for page in node.pages)
+
+    @cached_property
+    def levels(self) -> dict[int, float]:
+        """How full each page is that one request alone holds."""
+        return {
+            page: request.level(i, self.page_size)
+            for request in self.requests
+            for i, page in enumerate(request.pages)
+            if i >= request.n_shared and self.counts[page] == 1
+        }
+
+    def state(self, page: int) -> str:
+        """The state that colours a page."""
+        return self.marks.of_page(page, self.counts[page] > 0, page in self.locked)
+
+
+def pool_view(
+    source: Source, requests: Mapping[str, Holder] | None = None, given: Marks | None = None
+) -> PoolView:
+    """Pages, tree and requests as they are now. A router's leases are R1, R2 … unless named."""
+    manager = source if isinstance(source, PageManager) else source.page_manager
+    cache = source.cache if isinstance(source, Router) else source
+    tree = letters_of(cache).view(cache) if isinstance(cache, RadixCache) else None
+    if requests is None:
+        requests = names_of(source) if isinstance(source, Router) else {}
+    views = tuple(_request(name, holder, manager.page_size) for name, holder in requests.items())
+    counts = tuple(manager.ref_counts.tolist())
+    return PoolView(manager.page_size, counts, views, tree, given or Marks())
+
+
+def _request(name: str, holder: Holder, page_size: int) -> RequestView:
+    if isinstance(holder, Lease):
+        return RequestView(
+            name, tuple(holder.page_table.tolist()), holder.n_tokens, holder.n_computed,
+            holder.n_cached, holder.n_shared, tuple(holder.tokens),
+        )  # fmt: skip
+    pages, n_tokens = holder if isinstance(holder, tuple) else (holder, len(holder) * page_size)
+    return RequestView(name, tuple(int(page) for page in pages), n_tokens, n_tokens)
+
+
+_NAMES: weakref.WeakKeyDictionary[Router, dict[Lease, str]] = weakref.WeakKeyDictionary()
+
+
+def names_of(router: Router) -> dict[str, Lease]:
+    """The live leases of a router by name: R1, R2 … in the order in which they were first seen."""
+    names = _NAMES.setdefault(router, {})
+    return {names.setdefault(lease, f"R{len(names) + 1}"): lease for lease in router.leases}

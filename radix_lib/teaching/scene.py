@@ -1,0 +1,41 @@
+"""The linked scene: tree, pages and requests of one moment, with the same ids and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from radix_lib.router import Router
+from radix_lib.teaching.canvas import Part, compose
+from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.labels import Decoder
+from radix_lib.teaching.page_figure import IN_A_ROW, RowsPart, StripPart
+from radix_lib.teaching.pool_view import Holder, pool_view
+from radix_lib.teaching.tree_figure import TreePart
+from radix_lib.teaching.views import Marks, letters_of
+
+
+def draw_scene(
+    router: Router, requests: Mapping[str, Holder] | None = None, *, decode: Decoder = None,
+    hit: Iterable[object] = (), new: Iterable[object] = (), evicted: Iterable[object] = (),
+    counters: Mapping[str, object] | None = None, caption: str = "",
+) -> Figure:  # fmt: skip
+    """Draw tree, page strip and request rows of a `Router` in one picture.
+
+    What live requests reuse is blue and what is theirs alone is yellow, by itself; `hit`, `new`
+    and `evicted` mark more pages. `counters` are shown beside the tokens reused and pages free.
+    """
+    pool = pool_view(router, requests, Marks.of(hit, new, evicted))
+    assert pool.tree is not None
+    letters = letters_of(router.cache)
+    ghosts = letters.ghosts(pool.marks.evicted, pool.tree)
+    others = letters.before if ghosts else ()
+    tree = TreePart(pool.tree, pool.marks, ghosts=ghosts, decode=decode, limit=16, others=others)
+    parts: list[Part] = [tree, StripPart(pool, limit=3 * IN_A_ROW)]
+    if pool.requests:
+        parts.append(RowsPart(pool, decode))
+    told = {
+        "tokens reused": f"{sum(request.n_cached for request in pool.requests):,}",
+        "pages free": f"{pool.counts.count(0):,} of {len(pool.counts):,}",
+        **(counters or {}),
+    }
+    return compose(parts, caption, " · ".join(f"{name} {value}" for name, value in told.items()))

@@ -1,0 +1,159 @@
+"""The maps of the course, and the charts: their numbers as text, their pictures as PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import radix_lib
+from radix_lib.page_manager import PageManager
+from radix_lib.teaching import charts
+from radix_lib.teaching.course_map import CHAPTERS, OPTIONAL, PARTS, chapter_map, course_map
+from tests.teaching.scenes import new_router, run, two_requests
+
+
+@pytest.mark.parametrize("here", [None, *range(12)])
+def test_the_map_lights_the_parts_of_its_chapter_and_no_other(here: int | None):
+    figure = course_map(here)
+    mine = [name for chapter, name, *_ in PARTS if chapter == here]
+    assert figure.svg.count('stroke-width="3"') == len(mine)
+    lit = [line for line in figure.text.splitlines() if line.startswith("►")]
+    assert len(lit) == len(mine) == (0 if here is None else 2 if here == 3 else 1)
+    for name in mine:
+        assert f"{here:02} {name}" in "\n".join(lit)
+        assert name in figure.alt
+    assert figure.png
+
+
+def test_the_map_names_what_the_library_calls_so():
+    names = {name for _, name, *_ in PARTS if name.isidentifier() and name[0].isupper()}
+    assert names >= {"RadixTree", "PageManager", "KVPool", "RadixCache", "Router"}
+    assert names - {"Scheduler"} <= set(radix_lib.__all__)
+    assert {chapter for chapter, *_ in PARTS} == set(range(12))
+
+
+def test_nothing_on_the_map_lies_on_anything_else():
+    boxes = [(x, y, x + w, y + 44) for *_, x, y, w in PARTS]
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        for a0, b0, a1, b1 in boxes[:i]:
+            assert x1 <= a0 or a1 <= x0 or y1 <= b0 or b1 <= y0
+
+
+def test_the_map_of_chapters():
+    figure = chapter_map(here=5)
+    assert figure.text.splitlines()[5] == "► 05 the router"
+    assert figure.text.count("(optional)") == len(OPTIONAL) == 3
+    assert all(title in figure.svg for title in CHAPTERS)
+    assert figure.svg.count('stroke-width="3"') == 1
+
+
+def pool() -> charts.Chart:
+    router, _ = two_requests()
+    return charts.draw_pool_map(router)
+
+
+def sharing() -> charts.Chart:
+    router, _ = two_requests()
+    return charts.draw_sharing(router, bytes_per_token=2**18)
+
+
+CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
+    "time to first token": (
+        lambda: charts.draw_time_to_first_token([(0, 1.3), (960, 0.125)], [(0, 1.25)]),
+        "Time to first token\n"
+        "tokens cached  measured (ms)  predicted (ms)\n"
+        "            0          1,300           1,250\n"
+        "          960            125",
+    ),
+    "hit rate": (
+        lambda: charts.draw_hit_rate({"lru": [(9, 0.5), (4, 0.25)], "mru": [(9, 0.125)]}),
+        "Hit rate\n"
+        "capacity in tokens   lru    mru\n"
+        "                 4  0.25\n"
+        "                 9   0.5  0.125",
+    ),
+    "tokens": (
+        lambda: charts.draw_tokens({"chat": {"reused": 5200, "evicted": 7}}),
+        "Tokens\n"
+        "tokens  reused  computed  evicted\n"
+        "  chat   5,200         0        7",
+    ),
+    "timeline": (
+        lambda: charts.draw_timeline(
+            [{"R1": ("reused", 36)}, {"R1": ("decode", 1), "R2": ("prefill", 8)}]
+        ),
+        "What each step does\n"
+        "step         R1         R2\n"
+        "   1  reused 36\n"
+        "   2   decode 1  prefill 8",
+    ),
+    "prediction": (
+        lambda: charts.draw_prediction({"chat": [(1.5, 2.0)], "few-shot": [(3.0, 2.5)]}, "s"),
+        "Cost model and measurement\n"
+        "          measured  predicted\n"
+        "    chat       1.5          2\n"
+        "few-shot         3        2.5",
+    ),
+    "pool": (
+        pool,
+        "The pool, page by page\n"
+        "             pages\n"
+        "       free     26\n"
+        "in the tree      1\n"
+        "     locked      9\n"
+        "    private      4",
+    ),
+    "sharing": (
+        sharing,
+        "Memory shared and private\n"
+        "            MiB  shared  alone  sum\n"
+        "             R1       9      4    0\n"
+        "         stored       0      0   13\n"
+        "without sharing       0      0   13",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_chart_is_a_picture_and_its_numbers(name: str):
+    draw, text = CHARTS[name]
+    chart = draw()
+    assert chart.text == text
+    data, metadata = chart._repr_mimebundle_()
+    assert set(data) == {"image/png", "text/plain"}
+    assert metadata["image/png"]["width"] == 660
+    assert metadata["alt"].startswith(f"Chart: {text.splitlines()[0]}. ")
+    assert all(word in chart.alt for word in text.split()[-2:])
+    image = Image.open(io.BytesIO(chart.png)).convert("RGBA")
+    assert image.getpixel((1, 1)) == (255, 255, 255, 255)  # painted, so dark pages do no harm
+    assert len(image.getcolors(2**24) or []) > 5
+    assert draw().png == chart.png
+
+
+def test_a_map_of_thousands_of_pages():
+    router = new_router(6001)
+    for i in range(40):
+        run(router, f"{i} " * 150)
+    chart = charts.draw_pool_map(router)
+    numbers = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+)$", chart.text, re.MULTILINE)]
+    assert sum(numbers) == 6001
+    assert len(chart.png) < 40_000
+    assert charts.draw_pool_map(PageManager(3, 1)).text.endswith("private      0")
+
+
+def test_pictures_of_trees_need_neither_matplotlib_nor_torch():
+    code = (
+        "import sys; from radix_lib.teaching import scene, course_map; "
+        "print([m for m in ('torch', 'matplotlib', 'transformers') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"
