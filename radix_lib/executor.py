@@ -74,6 +74,7 @@ class AttentionExecutor:
         [tokens, vocabulary]. Raises ValueError for an empty chunk, or one too long for its pages.
         """
         batch = self.pack(chunks)
+        self._clear_tails(chunks)
         hidden = self.decoder.embed_tokens(batch.token_ids)
         rotary = self.decoder.rotary_emb(hidden, position_ids=batch.positions)
         for layer in range(len(self.decoder.layers)):
@@ -127,8 +128,10 @@ class AttentionExecutor:
             q = q.permute(2, 1, 0, 3)
         if group.cached:
             gathered = self.pool.gather(layer, group.page_tables.flatten())
-            by_sequence = gathered.view(2, k.shape[1], n_sequences, -1, k.shape[3])
-            k, v = by_sequence.transpose(1, 2)[..., : group.length, :]
+            by_sequence = gathered.view(n_sequences, -1, *gathered.shape[1:])[:, : group.length]
+            k, v = by_sequence.permute(
+                2, 0, 3, 1, 4
+            )  # each [sequences, kv_heads, length, head_dim]
         module = self.decoder.layers[layer].self_attn
         attended, _ = sdpa_attention_forward(module, q, k, v, group.mask, scaling=module.scaling)
         return attended.reshape(1, -1, q.shape[1] * q.shape[3])
@@ -141,10 +144,14 @@ class AttentionExecutor:
         self._check(chunks)
         page_size = self.pool.page_size
         positions = [np.arange(c.start, c.start + len(c.tokens)) for c in chunks]
-        slots = [
-            c.page_table[at // page_size] * page_size + at % page_size
-            for c, at in zip(chunks, positions, strict=True)
-        ]
+        slots = np.concatenate(
+            [
+                c.page_table[at // page_size] * page_size + at % page_size
+                for c, at in zip(chunks, positions, strict=True)
+            ]
+        )
+        if len(np.unique(slots)) < len(slots):
+            raise ValueError("two tokens of this batch would be written to the same slot")
         ends = np.cumsum([len(c.tokens) for c in chunks])
         singles = [i for i, c in enumerate(chunks) if len(c.tokens) == 1]
         members = [[i] for i, c in enumerate(chunks) if len(c.tokens) > 1]
@@ -156,7 +163,7 @@ class AttentionExecutor:
         return Batch(
             token_ids=self._tensor([t for c in chunks for t in c.tokens])[None],
             positions=self._tensor(np.concatenate(positions))[None],
-            slots=self._tensor(np.concatenate(slots)),
+            slots=self._tensor(slots),
             groups=[
                 self._group([chunks[i] for i in group], at)
                 for group, at in zip(members, rows, strict=True)
@@ -170,13 +177,15 @@ class AttentionExecutor:
         n_new = len(chunks[0].tokens)
         length = int(starts.max()) + n_new
         n_pages = -(-length // self.pool.page_size)
-        # Shorter page tables are padded with page 0: it is read, and masked.
-        tables = np.zeros((len(chunks), n_pages), np.int64)
+        tables = np.empty((len(chunks), n_pages), np.int64)
         for row, chunk in zip(tables, chunks, strict=True):
-            row[: len(chunk.page_table)] = chunk.page_table[:n_pages]
+            n_own = -(-(chunk.start + n_new) // self.pool.page_size)
+            row[:n_own] = chunk.page_table[:n_own]
+            row[n_own:] = row[0]  # read and masked; another's page may hold NaN, and 0 × NaN is NaN
         cached = length > n_new
+        ragged = bool((starts != starts[0]).any())
         mask = None
-        if len(chunks) > 1 or (cached and n_new > 1):  # else all of it, or what `is_causal` means
+        if ragged or (cached and n_new > 1):  # else all of it, or what `is_causal` means
             last = starts[:, None, None, None] + np.arange(n_new)[:, None]
             mask = self._tensor(np.arange(length) <= last)
         contiguous = slice(int(rows[0]), int(rows[-1]) + 1)
@@ -188,16 +197,29 @@ class AttentionExecutor:
             mask=mask,
         )
 
+    def _clear_tails(self, chunks: Sequence[Chunk]) -> None:
+        """Clear the pages that chunks begin and do not fill: a later mask cannot hide a NaN."""
+        page_size = self.pool.page_size
+        for chunk in chunks:
+            last, n_filled = divmod(chunk.start + len(chunk.tokens), page_size)
+            if n_filled and chunk.start <= last * page_size:
+                self.pool.clear_page(int(chunk.page_table[last]))
+
     def _check(self, chunks: Sequence[Chunk]) -> None:
         if not chunks:
             raise ValueError("a batch has at least one chunk")
-        for i, chunk in enumerate(chunks):
-            room = len(chunk.page_table) * self.pool.page_size
-            if not chunk.tokens or not 0 <= chunk.start <= room - len(chunk.tokens):
+        n_pages, vocab_size = self.pool.data.shape[1], self.decoder.embed_tokens.num_embeddings
+        for i, (tokens, start, page_table) in enumerate(chunks):
+            room = len(page_table) * self.pool.page_size
+            if not tokens or not 0 <= start <= room - len(tokens):
                 raise ValueError(
-                    f"chunk {i}: {len(chunk.tokens)} tokens from position {chunk.start} are none, "
-                    f"or do not fit into its {len(chunk.page_table)} pages of {self.pool.page_size}"
+                    f"chunk {i}: {len(tokens)} tokens from position {start} are none, or do not "
+                    f"fit into its {len(page_table)} pages of {self.pool.page_size}"
                 )
+            for what, ids, limit in (("token", tokens, vocab_size), ("page", page_table, n_pages)):
+                wrong = [n for n in (np.min(ids), np.max(ids)) if not 0 <= n < limit]
+                if wrong:
+                    raise ValueError(f"chunk {i}: {what} {wrong[0]} is not one of the {limit}")
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(values, device=self.pool.data.device)

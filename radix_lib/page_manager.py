@@ -68,6 +68,8 @@ class PageManager:
 
     def allocate(self, n_pages: int) -> Pages:
         """Take `n_pages` free pages, each with one holder. Raises OutOfPages, taking none."""
+        if n_pages < 0:
+            raise ValueError(f"{n_pages} pages cannot be allocated")
         if n_pages > self.n_free:
             raise OutOfPages(n_pages, self.n_free)
         left = self.n_free - n_pages
@@ -78,7 +80,7 @@ class PageManager:
 
     def retain(self, pages: Pages) -> None:
         """Add a holder to each of `pages`. Raises ValueError if one of them is free."""
-        counts = self._held(pages)
+        counts = self.held(pages)
         self.ref_counts[pages] = counts + 1
 
     def release(self, pages: Pages) -> None:
@@ -86,14 +88,17 @@ class PageManager:
 
         Raises ValueError if one of them is free already.
         """
-        counts = self._held(pages) - 1
+        counts = self.held(pages) - 1
         self.ref_counts[pages] = counts
         n_freed = len(pages) - int(np.count_nonzero(counts))
         if n_freed:
             self._free[self.n_free : self.n_free + n_freed] = pages[counts == 0][::-1]
             self.n_free += n_freed
 
-    def _held(self, pages: Pages) -> NDArray[np.int32]:
+    def held(self, pages: Pages) -> NDArray[np.int32]:
+        """The number of holders of each of `pages`. Raises ValueError if one of them is free."""
+        if len(pages) and pages[pages.argmin()] < 0:  # numpy would count it from the end
+            raise ValueError(f"page {pages.min()} does not exist")
         counts = self.ref_counts[pages]
         if np.count_nonzero(counts) < len(pages):  # a third of the time that `all` takes
             raise ValueError(f"page {pages[counts == 0][0]} is free: nobody holds it")
@@ -111,9 +116,10 @@ class PageManager:
 class KVPool:
     """The K/V of every page of every layer, in one tensor that is allocated once.
 
-    `data` is [layers, 2, kv_heads, n_pages, page_size, head_dim]; index 0 of the second axis is K,
-    1 is V. Heads come before pages so that one gather gives what attention reads, without a copy
-    to transpose it. A page id addresses the same page in every layer.
+    `data` is [layers, n_pages, page_size, 2, kv_heads, head_dim]; index 0 of the fourth axis is K,
+    1 is V. What a page holds in a layer lies in one piece, so that gathering pages is copying a few
+    large blocks, and attention reads the copy as it is. A page id addresses the same page in every
+    layer.
     """
 
     def __init__(
@@ -129,28 +135,31 @@ class KVPool:
     ):
         import torch  # only who stores K/V pays for the import
 
-        # Zeros, not garbage: a padded row may read any page, and 0 × NaN would be NaN.
-        shape = (n_layers, 2, kv_heads, n_pages, page_size, head_dim)
+        shape = (n_layers, n_pages, page_size, 2, kv_heads, head_dim)
         self.data = torch.zeros(shape, dtype=dtype, device=device)
         self.page_size = page_size
 
     def get_page(self, layer: int, page: int) -> torch.Tensor:
         """K and V of one page in one layer, [2, kv_heads, page_size, head_dim]: a view, no copy."""
-        return self.data[layer, :, :, page]
+        return self.data[layer, page].permute(1, 2, 0, 3)
 
     def write(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Store `k` and `v`, each [kv_heads, tokens, head_dim], at `slots`, [tokens].
 
         The slot of a token is its page id × page_size + its place in the page.
         """
-        flat = self.data[layer].flatten(2, 3)  # [2, kv_heads, slots, head_dim]
-        flat[0].index_copy_(1, slots, k)
-        flat[1].index_copy_(1, slots, v)
+        by_slot = self.data[layer].flatten(0, 1)  # [slots, 2, kv_heads, head_dim]
+        by_slot[:, 0].index_copy_(0, slots, k.transpose(0, 1))
+        by_slot[:, 1].index_copy_(0, slots, v.transpose(0, 1))
 
     def gather(self, layer: int, page_table: torch.Tensor) -> torch.Tensor:
-        """K and V of the pages listed, [2, kv_heads, len(page_table) × page_size, head_dim]."""
-        return self.data[layer].index_select(2, page_table).flatten(2, 3)
+        """K and V of the pages listed, [len(page_table) × page_size, 2, kv_heads, head_dim]."""
+        return self.data[layer].index_select(0, page_table).flatten(0, 1)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy one page in all layers, as copy-on-write needs."""
-        self.data[:, :, :, target] = self.data[:, :, :, source]
+        self.data[:, target] = self.data[:, source]
+
+    def clear_page(self, page: int) -> None:
+        """Forget what a page holds, in all layers."""
+        self.data[:, page] = 0

@@ -10,8 +10,9 @@ the end of a leaf, as many as are needed, where SGLang drops whole leaves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,15 @@ class CacheNode(TreeNode):
         upper.lock_ref, upper.hits = self.lock_ref, self.hits
         upper.last_access, upper.created = self.last_access, self.created
         return upper
+
+
+class Usage(NamedTuple):
+    """Every page of the pool is in exactly one of these; together they are the pool."""
+
+    free: int
+    unlocked: int  # in the tree, can be evicted
+    locked: int  # in the tree, in use
+    private: int  # held by a lease, not in the tree
 
 
 class RadixCache(RadixTree):
@@ -73,7 +83,11 @@ class RadixCache(RadixTree):
     def insert(
         self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
     ) -> Match:
-        """As in the tree, which becomes a holder of the pages that it takes."""
+        """As in the tree, which becomes a holder of the pages that it takes.
+
+        Raises ValueError if one of `pages` is free.
+        """
+        self.page_manager.held(pages)
         self._clock += 1
         match = super().insert(tokens, pages, namespace)
         self._touch(match.node, hits=0)
@@ -109,6 +123,8 @@ class RadixCache(RadixTree):
 
         Raises OutOfPages, evicting none, if fewer can be evicted.
         """
+        if n_pages < 0:
+            raise ValueError(f"{n_pages} pages cannot be evicted")
         if n_pages > self.n_evictable:
             raise OutOfPages(n_pages, self.page_manager.n_free, self.n_evictable)
         evicted = [NO_PAGES]
@@ -171,9 +187,21 @@ class RadixCache(RadixTree):
         for node in locked:
             self.lock(node)
 
-    def check_integrity(self) -> None:
-        """Raise AssertionError if an invariant of the tree, the locks or the sizes is broken."""
+    def check_integrity(self, holders: Iterable[CacheNode] | None = None) -> None:
+        """Raise AssertionError if an invariant of the tree, the locks or the sizes is broken.
+
+        With `holders`, the nodes that are locked, one entry a lease, the locks are counted too.
+        """
         super().check_integrity()
+        if holders is not None:
+            crossing: Counter[CacheNode] = Counter()
+            for at in holders:
+                while at.parent is not None:
+                    crossing[at] += 1
+                    at = at.parent
+            assert all(node.lock_ref == crossing[node] for node in self.nodes()), (
+                "a node's locks are not the number of leases that cross it"
+            )
         evictable = locked = leaves = 0
         for node in self.nodes():
             assert (self.page_manager.ref_counts[node.pages] > 0).all(), (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor
 from radix_lib.executor import AttentionExecutor, Chunk
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
-from radix_lib.radix_cache import RadixCache
-from radix_lib.router import Lease, Router, Usage
+from radix_lib.radix_cache import RadixCache, Usage
+from radix_lib.router import Lease, Router
 
 #: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids.
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
@@ -36,6 +37,37 @@ class Generation(NamedTuple):
     computed_tokens: int  # of the prompt, run through the model: the rest
     first_token_seconds: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: greedily, or above `temperature` 0 drawn at random with `seed`.
+
+    They are drawn from the smallest set whose probability is at least `top_p`. `stop` are token
+    ids that end an answer. Raises ValueError for what is out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1):
+            raise ValueError(
+                f"temperature={self.temperature}, top_p={self.top_p}: the first is at least 0, "
+                "the second above 0 and at most 1"
+            )
+
+    def choose(self, logits: Tensor, random: torch.Generator) -> int:
+        """The next token, given the `logits` for it, [vocabulary]."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        scaled = logits.double().cpu() / self.temperature
+        probabilities, order = scaled.softmax(-1).sort(descending=True)
+        # Keep a token while those before it have less than top_p: the first is always kept.
+        probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
+        return int(order[torch.multinomial(probabilities, 1, generator=random)])
 
 
 class Stats(NamedTuple):
@@ -106,11 +138,11 @@ class RadixAttentionModel:
         """The token ids of a prompt; a chat goes through the model's own template."""
         if isinstance(prompt, str):
             return list(self.tokenizer.encode(prompt))
-        if prompt and isinstance(prompt[0], Mapping):
-            rendered = self.tokenizer.apply_chat_template(
+        if len(prompt) and isinstance(prompt[0], Mapping):
+            prompt = self.tokenizer.apply_chat_template(
                 prompt, tokenize=False, add_generation_prompt=True
             )
-            return list(self.tokenizer.encode(rendered, add_special_tokens=False))
+            return list(self.tokenizer.encode(prompt, add_special_tokens=False))
         return list(prompt)  # type: ignore[arg-type]
 
     def prefill(
@@ -151,6 +183,7 @@ class RadixAttentionModel:
         """
         self.router.checked_key(tokens)
         for lease in leases:
+            self.router.check_live(lease)
             if lease.n_computed < lease.n_tokens:
                 raise ValueError(f"{lease.n_tokens - lease.n_computed} tokens are still to prefill")
         logits = self.executor.forward(
@@ -171,54 +204,53 @@ class RadixAttentionModel:
         The partial last page will be written by both, so the fork gets a copy of its own.
         """
         fork = self.router.fork(lease, max_new_tokens)
-        tail = fork.n_shared
-        if fork.n_computed > tail * self.pool.page_size:
-            self.pool.copy_page(int(lease.page_table[tail]), int(fork.page_table[tail]))
+        try:
+            tail = fork.n_shared
+            if fork.n_computed > tail * self.pool.page_size:
+                self.pool.copy_page(int(lease.page_table[tail]), int(fork.page_table[tail]))
+        except BaseException:
+            self.router.cancel(fork)
+            raise
         return fork
 
-    def generate(self, prompt: Prompt, max_new_tokens: int = 32, **sampling: Any) -> Generation:
-        """Answer a prompt; `sampling` as for `stream`."""
-        *_, last = self.stream(prompt, max_new_tokens, **sampling)
+    def generate(self, prompt: Prompt, max_new_tokens: int = 32, **options: Any) -> Generation:
+        """Answer a prompt; `options` as for `stream`."""
+        *_, last = self.stream(prompt, max_new_tokens, **options)
         return last
 
     def stream(
-        self, prompt: Prompt, max_new_tokens: int = 32, **sampling: Any
+        self, prompt: Prompt, max_new_tokens: int = 32, **options: Any
     ) -> Iterator[Generation]:
         """Answer a prompt, giving what there is of the answer after each token.
 
-        Greedy unless `temperature` is above 0; then tokens are drawn with `seed` from the smallest
-        set whose probability is at least `top_p`. Ends at `max_new_tokens`, at the model's own end
-        token, or at one in `stop`. `namespace` says with whom pages may be shared.
+        `options` are `namespace`, which says with whom pages may be shared, and the fields of
+        `Sampling`. The answer ends at `max_new_tokens`, at the model's own end token, or at one in
+        `stop`. Closed before that, what was committed stays and everything else is given back.
         """
-        return (answers[0] for answers in self._run(prompt, 1, max_new_tokens, **sampling))
+        return (answer for (answer,) in self._answers(prompt, 1, max_new_tokens, **options))
 
     def sample(
-        self, prompt: Prompt, n: int, max_new_tokens: int = 32, **sampling: Any
+        self, prompt: Prompt, n: int, max_new_tokens: int = 32, **options: Any
     ) -> list[Generation]:
         """`n` answers to one prompt, which is computed once; sample i is drawn with `seed` + i."""
-        *_, last = self._run(prompt, n, max_new_tokens, **sampling)
+        *_, last = self._answers(prompt, n, max_new_tokens, **options)
         return last
 
-    def _run(
+    def _answers(
         self,
         prompt: Prompt,
         n: int,
         max_new_tokens: int,
         *,
         namespace: Hashable = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[int] = (),
+        **options: Any,
     ) -> Iterator[list[Generation]]:
-        if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise ValueError(
-                f"n={n}, max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}:"
-                " at least 1, 1, 0, and between 0 and 1"
-            )
+        sampling = Sampling(**options)
+        if n < 1 or max_new_tokens < 1:
+            raise ValueError(f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1")
         began = time.perf_counter()
-        ends = {*stop, *self._end_tokens()}
-        random = [torch.Generator().manual_seed(seed + i) for i in range(n)]
+        ends = {*sampling.stop, *self._end_tokens()}
+        random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(n)]
         with ExitStack() as held:
             lease, logits = self.prefill(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
             held.enter_context(lease)
@@ -232,20 +264,14 @@ class RadixAttentionModel:
             first_token_seconds = 0.0
             while running:
                 for i, row in zip(running, rows, strict=True):
-                    answers[i].append(choose_token(row, temperature, top_p, random[i]))
-                now = time.perf_counter() - began
-                first_token_seconds = first_token_seconds or now
+                    answers[i].append(sampling.choose(row, random[i]))
+                seconds = time.perf_counter() - began
+                first_token_seconds = first_token_seconds or seconds
+                times = first_token_seconds, seconds
+                texts = [self.tokenizer.decode(a, skip_special_tokens=True) for a in answers]
                 yield [
-                    Generation(
-                        self.tokenizer.decode(tokens, skip_special_tokens=True),
-                        list(tokens),
-                        n_prompt,
-                        n_cached,
-                        n_prompt - n_cached,
-                        first_token_seconds,
-                        now,
-                    )
-                    for tokens in answers
+                    Generation(text, [*tokens], n_prompt, n_cached, n_prompt - n_cached, *times)
+                    for text, tokens in zip(texts, answers, strict=True)
                 ]
                 for i in list(running):
                     if answers[i][-1] in ends or len(answers[i]) == max_new_tokens:
@@ -270,13 +296,3 @@ class RadixAttentionModel:
             self._decoded_tokens,
             self.router.usage(),
         )
-
-
-def choose_token(logits: Tensor, temperature: float, top_p: float, random: torch.Generator) -> int:
-    """The token with the largest of `logits`, [vocabulary], or one drawn at `temperature` > 0."""
-    if temperature == 0:
-        return int(logits.argmax())
-    probabilities, order = (logits.double().cpu() / temperature).softmax(-1).sort(descending=True)
-    # Keep a token while those before it have less than top_p: the first is always kept.
-    probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=random)])

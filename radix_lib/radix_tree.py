@@ -11,7 +11,7 @@ Source: SGLang 0.5.9, `mem_cache/radix_cache.py`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,14 +31,19 @@ def pack_tokens(tokens: Sequence[int] | bytes) -> bytes:
     3
     """
     if isinstance(tokens, bytes):
+        if len(tokens) % TOKEN_BYTES:
+            raise ValueError(f"a key has {TOKEN_BYTES} bytes a token, not {len(tokens)} in all")
         return tokens
     if hasattr(tokens, "tolist"):  # numpy and torch: converting at once beats an item at a time
         tokens = tokens.tolist()
     try:
         return array("I", tokens).tobytes()
     except (TypeError, OverflowError) as error:
-        bad = next((t for t in tokens if not (isinstance(t, int) and 0 <= t < 2**32)), tokens)
-        raise ValueError(f"token ids are whole numbers from 0 up, not {bad!r}") from error
+        items: list[Any] = list(tokens) if isinstance(tokens, Iterable) else [tokens]
+        bad = [t for t in items if not (isinstance(t, int | np.integer) and 0 <= t < 2**32)]
+        raise ValueError(
+            f"token ids are whole numbers from 0 to {2**32 - 1}, not {(bad or [tokens])[0]!r}"
+        ) from error
 
 
 def unpack_tokens(key: bytes) -> list[int]:
@@ -116,10 +121,7 @@ class RadixTree:
         A match that ends inside an edge splits it, so that the prefix ends at a node that can be
         locked alone: matching changes the tree's shape, never its contents.
         """
-        key = pack_tokens(tokens)
-        root = self.roots.get(namespace)
-        # The root of a namespace that holds nothing is made for the answer only, and not kept.
-        return self._descend(key, root or self.node_type(b"", NO_PAGES, None, namespace))
+        return self._descend(pack_tokens(tokens), self._root(namespace))
 
     def insert(
         self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
@@ -136,14 +138,17 @@ class RadixTree:
                 f"{len(key) // TOKEN_BYTES} tokens need {len(key) // self.page_bytes} pages of "
                 f"{self.page_size}, not {len(pages)}"
             )
-        root = self.roots.get(namespace)
-        if root is None:
-            root = self.roots[namespace] = self.node_type(b"", NO_PAGES, None, namespace)
+        root = self._root(namespace)
         known, node = self._descend(key, root)
         if len(known) * self.page_bytes < len(key):
             n_known, n_pages = len(known), len(key) // self.page_bytes
             node = self._add_leaf(node, key[n_known * self.page_bytes :], pages[n_known:n_pages])
+            self.roots[namespace] = root
         return Match(known, node)
+
+    def _root(self, namespace: Hashable) -> Any:
+        # The root of a namespace that holds nothing is made anew each time, and not kept.
+        return self.roots.get(namespace) or self.node_type(b"", NO_PAGES, None, namespace)
 
     def walk(
         self, tokens: Sequence[int] | bytes, namespace: Hashable = None

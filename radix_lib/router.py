@@ -5,44 +5,33 @@
     commit:  insert the whole pages computed so far ── take over the tree's where it had them
     finish:  insert ── unlock ── release;       cancel: unlock ── release
 
-What is true is the tree and the leases; counts, locks and sizes follow from them. When a call is
-interrupted half-way, they are worked out anew, so that nothing leaks.
-
-Source: SGLang 0.5.9, `cache_finished_req` and `cache_unfinished_req` in
-`mem_cache/radix_cache.py`; that one token is always left to compute: `managers/schedule_batch.py`.
+The tree and the page tables are what is true; all else follows from them, and is worked out anew
+when a call is interrupted half-way. Source: SGLang 0.5.9, `mem_cache/radix_cache.py`
+(`cache_finished_req`, `cache_unfinished_req`) and `managers/schedule_batch.py` (one token is left).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
+from operator import index
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radix_lib.page_manager import OutOfPages
-from radix_lib.radix_cache import RadixCache
-from radix_lib.radix_tree import TOKEN_BYTES, Match, Pages, pack_tokens, unpack_tokens
+from radix_lib.radix_cache import RadixCache, Usage
+from radix_lib.radix_tree import NO_PAGES, TOKEN_BYTES, Match, Pages, pack_tokens, unpack_tokens
 
 
 class Namespace(NamedTuple):
     """Who may share: requests with another salt or another adapter never share a page.
 
-    A tuple, not a joined string: salt "a" with adapter "bc" is not salt "ab" with adapter "c".
+    A tuple, not a joined string: ("a", "bc") is not ("ab", "c").
     """
 
     salt: str = ""
     adapter: str = ""
-
-
-class Usage(NamedTuple):
-    """Every page of the pool is in exactly one of these; together they are the pool."""
-
-    free: int
-    unlocked: int  # in the tree, can be evicted
-    locked: int  # in the tree, in use
-    private: int  # held by a lease, not in the tree
 
 
 class Lease:
@@ -89,7 +78,7 @@ class Lease:
 
     def advance(self, n_tokens: int) -> None:
         """Say that K/V of the next `n_tokens` exist now. Raises ValueError past the end."""
-        if not 0 <= n_tokens <= self.n_tokens - self.n_computed:
+        if not 0 <= index(n_tokens) <= self.n_tokens - self.n_computed:
             left = self.n_tokens - self.n_computed
             raise ValueError(f"{n_tokens} tokens cannot have been computed: {left} were missing")
         self.n_computed += n_tokens
@@ -98,8 +87,12 @@ class Lease:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self in self.router.leases:  # else it was finished or cancelled inside
-            (self.router.cancel if error else self.router.finish)(self)
+        try:
+            if self in self.router.leases:  # else it was finished or cancelled inside
+                (self.router.cancel if error else self.router.finish)(self)
+        except BaseException:
+            self.router.drop(self)
+            raise
 
 
 class Router:
@@ -120,19 +113,15 @@ class Router:
         self.page_manager = cache.page_manager
         self.page_size = cache.page_size
         self.vocab_size = vocab_size
-        pool_tokens = self.page_manager.n_pages * self.page_size
-        self.max_tokens = min(pool_tokens, max_tokens or pool_tokens)
+        pool = self.page_manager.n_pages * self.page_size
+        self.max_tokens = pool if max_tokens is None else min(pool, max_tokens)
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is at least 1, not {max_tokens}")
         self.leases: dict[Lease, None] = {}  # a set that keeps its order
 
-    def match_prefix(self, key: bytes, namespace: Hashable = None) -> Match:
+    def match_prefix(self, tokens: Sequence[int] | bytes, namespace: Hashable = None) -> Match:
         """The longest cached prefix that may be used: one token is left, for its logits."""
-        return self.cache.match(key[:-TOKEN_BYTES], namespace)
-
-    def insert_prefix(self, lease: Lease) -> Match:
-        """Give the tree every whole page of the lease whose K/V exist."""
-        n_pages = lease.n_computed // self.page_size
-        key = lease.key[: n_pages * self.cache.page_bytes]
-        return self.cache.insert(key, lease.page_table, lease.namespace)
+        return self.cache.match(pack_tokens(tokens)[:-TOKEN_BYTES], namespace)
 
     def admit(
         self, tokens: Sequence[int] | bytes, namespace: Hashable = None, max_new_tokens: int = 0
@@ -146,35 +135,38 @@ class Router:
         n_pages = self._pages_for(len(key) // TOKEN_BYTES, max_new_tokens)
         self._check_room(n_pages, key, namespace)
         try:
-            return self._hold(self.match_prefix(key, namespace), n_pages, key, namespace)
+            lease = self._hold(self.match_prefix(key, namespace), n_pages, key, namespace)
+            self.leases[lease] = None
         except BaseException:
             self._repair()
             raise
+        return lease
 
     def commit(self, lease: Lease) -> None:
         """Share what is computed so far: its whole pages enter the tree and are locked there.
 
         Where the tree had pages for them already, the lease takes those over and frees its own.
         """
-        self._check_live(lease)
+        self.check_live(lease)
         n_pages = lease.n_computed // self.page_size
         if n_pages <= lease.n_shared:
             return
         try:
-            match = self.insert_prefix(lease)
+            match = self._insert(lease)
             self.cache.lock(match.node)
             self.cache.unlock(lease.node)
             lease.node = match.node
-            first, known = lease.n_shared, len(match.pages)
-            if known > first:
-                duplicates = lease.page_table[first:known].copy()
-                self.page_manager.retain(match.pages[first:])
-                lease.page_table[first:known] = match.pages[first:]
-                self.page_manager.release(duplicates)
+            known = slice(lease.n_shared, len(match.pages))
+            duplicates = lease.page_table[known].copy()
+            self.page_manager.retain(match.pages[known])
+            lease.page_table[known] = match.pages[known]
+            self.page_manager.release(duplicates)
             lease.n_shared = n_pages
         except BaseException:
             self._repair()
             raise
+
+    insert_prefix = commit  # its name in the write-up that this course began with
 
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease on the same tokens, with room of its own for `max_new_tokens` more.
@@ -183,20 +175,21 @@ class Router:
         has to copy that page, `page_table[n_shared]` of the lease, to the same place of the fork.
         Raises ValueError or OutOfPages as `admit` does.
         """
-        self._check_live(lease)
+        self.check_live(lease)
         n_pages = self._pages_for(lease.n_tokens, max_new_tokens)
-        n_own = n_pages - lease.n_computed // self.page_size
-        if n_own > self.page_manager.n_free + self.cache.n_evictable:
-            raise OutOfPages(n_own, self.page_manager.n_free, self.cache.n_evictable)
+        n_own, free = n_pages - lease.n_computed // self.page_size, self.page_manager.n_free
+        if n_own > free + self.cache.n_evictable:
+            raise OutOfPages(n_own, free, self.cache.n_evictable)
         self.commit(lease)
         try:
             match = Match(lease.page_table[: lease.n_shared], lease.node)
             fork = self._hold(match, n_pages, lease.key, lease.namespace)
             fork.n_computed = lease.n_computed
-            return fork
+            self.leases[fork] = None
         except BaseException:
             self._repair()
             raise
+        return fork
 
     def finish(self, lease: Lease) -> None:
         """End a request: what is computed stays in the tree, everything else is freed."""
@@ -207,17 +200,21 @@ class Router:
         self._end(lease, keep=False)
 
     def _end(self, lease: Lease, keep: bool) -> None:
-        self._check_live(lease)
+        self.check_live(lease)
         try:
             if keep and lease.n_computed // self.page_size > lease.n_shared:
-                self.insert_prefix(lease)
+                self._insert(lease)
             self.cache.unlock(lease.node)
             self.page_manager.release(lease.page_table)
             del self.leases[lease]
         except BaseException:
-            self.leases.pop(lease, None)  # the request is over, even when its end is interrupted
-            self._repair()
+            self.drop(lease)  # the request is over, even when its end is interrupted
             raise
+
+    def drop(self, lease: Lease) -> None:
+        """Forget a lease, whatever state an interruption left it in; its own pages are freed."""
+        self.leases.pop(lease, None)
+        self._repair()
 
     def checked_key(self, tokens: Sequence[int] | bytes) -> bytes:
         """Pack token ids. Raises ValueError, naming it, for one that the vocabulary lacks."""
@@ -227,7 +224,7 @@ class Router:
         return key
 
     def _pages_for(self, n_tokens: int, max_new_tokens: int) -> int:
-        total = n_tokens + max_new_tokens
+        total = n_tokens + index(max_new_tokens)
         if n_tokens < 1 or max_new_tokens < 0 or total > self.max_tokens:
             raise ValueError(
                 f"{n_tokens} tokens and room for {max_new_tokens} more: a request has at least one "
@@ -235,7 +232,8 @@ class Router:
             )
         return self.page_manager.pages_for(total)
 
-    def _check_live(self, lease: Lease) -> None:
+    def check_live(self, lease: Lease) -> None:
+        """Raise ValueError if the lease was finished or cancelled, or is another router's."""
         if lease not in self.leases:
             raise ValueError("this lease is not live here: it was finished or cancelled before")
 
@@ -250,6 +248,12 @@ class Router:
         if n_pages > free + evictable:
             raise OutOfPages(n_pages, free, evictable)
 
+    def _insert(self, lease: Lease) -> Match:
+        """Give the tree every whole page of the lease whose K/V exist."""
+        n_pages = lease.n_computed // self.page_size
+        key = lease.key[: n_pages * self.cache.page_bytes]
+        return self.cache.insert(key, lease.page_table, lease.namespace)
+
     def _hold(self, match: Match, n_pages: int, key: bytes, namespace: Hashable) -> Lease:
         """Make the lease of a match: locked, counted, and with own pages up to `n_pages`."""
         self.cache.lock(match.node)
@@ -258,18 +262,22 @@ class Router:
         if n_own > self.page_manager.n_free:
             self.cache.evict(n_own - self.page_manager.n_free)
         own = self.page_manager.allocate(n_own)
-        lease = Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
-        self.leases[lease] = None
-        return lease
+        return Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
 
     def usage(self) -> Usage:
         """Where the pages of the pool are now."""
-        shared = self.cache.n_evictable, self.cache.n_locked
-        free = self.page_manager.n_free
-        return Usage(free, *shared, self.page_manager.n_pages - free - sum(shared))
+        others = self.page_manager.n_free, self.cache.n_evictable, self.cache.n_locked
+        return Usage(*others, self.page_manager.n_pages - sum(others))
 
     def _repair(self) -> None:
-        """Work out counts, locks and sizes anew from what is true: the tree and the leases."""
+        """Work out the rest anew from what is true: the tree, and the leases' page tables."""
+        for lease in self.leases:
+            lease.node, lease.n_shared = self.cache.match(b"", lease.namespace).node, 0
+            for node, n_common in self.cache.walk(lease.key, lease.namespace):
+                end = lease.n_shared + n_common
+                if not np.array_equal(node.pages, lease.page_table[lease.n_shared : end]):
+                    break  # from here on the tree has pages of its own
+                lease.node, lease.n_shared = node, end
         self.page_manager.rebuild(self._count_holders())
         self.cache.rebuild(lease.node for lease in self.leases)
 
@@ -284,18 +292,9 @@ class Router:
     def check_integrity(self) -> None:
         """Raise AssertionError if tree, pages and leases do not add up to the pool."""
         self.page_manager.check_integrity()
-        self.cache.check_integrity()
         counts = self.page_manager.ref_counts
         assert (counts == self._count_holders()).all(), "a page's count is not its holders' number"
-        crossing: Counter[int] = Counter()
-        for lease in self.leases:
-            node = lease.node
-            while node.parent is not None:
-                crossing[id(node)] += 1
-                node = node.parent
-        in_tree = np.zeros(len(counts), bool)
-        for node in self.cache.nodes():
-            in_tree[node.pages] = True
-            assert node.lock_ref == crossing[id(node)], "a node's locks are not its leases' number"
-        private = int(((counts > 0) & ~in_tree).sum())
+        self.cache.check_integrity(lease.node for lease in self.leases)
+        in_tree = np.concatenate([NO_PAGES, *(node.pages for node in self.cache.nodes())])
+        private = np.count_nonzero(counts) - len(in_tree)
         assert private == self.usage().private, "free + unlocked + locked + private ≠ pool"

@@ -59,17 +59,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def tiny_model(tiny_models: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """`tiny_model(kind, dtype)`: a tiny random model, the same each time. Do not change it.
-
-    The test runs on one thread: on products this small, two mostly wait for each other.
-    """
+def one_thread() -> Iterator[None]:
+    """Run the test on one thread: in small products, and on a busy machine, two wait in turns."""
     import torch
 
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield tiny_models
+    yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.fixture
+def tiny_model(tiny_models: Callable[..., Any], one_thread: None) -> Callable[..., Any]:
+    """`tiny_model(kind, dtype)`: a tiny random model, the same each time. Do not change it."""
+    return tiny_models
 
 
 @pytest.fixture(scope="session")

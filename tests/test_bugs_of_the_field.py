@@ -7,7 +7,6 @@ scheduling (9, chapter 08).
 from __future__ import annotations
 
 import heapq
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +140,7 @@ def test_4_a_page_that_is_partly_filled_is_freed_once(n_computed):
     router.commit(lease)
     lease.advance(n_computed - n_computed // 2)
     router.finish(lease)
+    router.check_integrity()
     n_kept = n_computed // 4
     assert router.usage() == (8 - n_kept, n_kept, 0, 0)
     taken = router.page_manager.allocate(8 - n_kept).tolist()
@@ -228,48 +228,60 @@ def test_8_salt_and_adapter_do_not_run_together():
     assert serve(router, [1, 2, 3], Namespace("ab", "c")).n_cached == 2
 
 
-def heap_operations(monkeypatch: pytest.MonkeyPatch, n_leaves: int) -> float:
-    """Heap operations a request, once a pool of `n_leaves` leaves of 64 tokens is full."""
-    counted = {"operations": 0}
+class CountedHeap:
+    """`heapq`, as far as the library uses it, with a count of the entries it touches."""
 
-    def push(heap, entry):
-        counted["operations"] += 1
+    def __init__(self):
+        self.operations = 0
+        self.allowed = 0
+
+    def count(self, n: int) -> None:
+        self.operations += n
+        # At once, and not in the end: what is forbidden takes hours.
+        assert self.operations <= self.allowed, "evictions touch too many entries of the heap"
+
+    def heappush(self, heap, entry):
+        self.count(1)
         heapq.heappush(heap, entry)
 
-    def pop(heap):
-        counted["operations"] += 1
+    def heappop(self, heap):
+        self.count(1)
         return heapq.heappop(heap)
 
-    def heapify(heap):
-        counted["operations"] += len(heap)
+    def heapify(self, heap):
+        self.count(len(heap))
         heapq.heapify(heap)
 
-    fakes = SimpleNamespace(heappush=push, heappop=pop, heapify=heapify)
-    monkeypatch.setattr(eviction, "heapq", fakes)
+
+def heap_operations(monkeypatch: pytest.MonkeyPatch, n_leaves: int) -> float:
+    """Heap operations for a miss and a hit, in a pool full with `n_leaves` leaves of 64 tokens."""
+    heap = CountedHeap()
+    monkeypatch.setattr(eviction, "heapq", heap)
     router = router_of(n_pages=4 * n_leaves, page_size=16)
     prompt = np.zeros(64, np.int64)
+    n_pairs = n_leaves // 2  # long enough to see what is done only now and then
+    heap.allowed = 20 * n_leaves
     for number in range(n_leaves):
         prompt[0] = number
         serve(router, prompt)
     assert router.usage() == (0, 4 * n_leaves, 0, 0)
-    counted["operations"] = 0
-    n_requests = 2 * n_leaves  # long enough to see what is done only now and then
-    for number in range(n_leaves, n_leaves + n_requests):
-        prompt[0] = number
-        serve(router, prompt)
-    assert router.usage() == (0, 4 * n_leaves, 0, 0)
-    return counted["operations"] / n_requests
+    heap.operations, heap.allowed = 0, 20 * n_pairs
+    for number in range(n_leaves, n_leaves + n_pairs):
+        for asked in (number, number - n_leaves // 4):
+            prompt[0] = asked
+            serve(router, prompt)
+    return heap.operations / n_pairs
 
 
 def test_10_the_cost_of_an_eviction_does_not_grow_with_the_leaves(monkeypatch):
     """sglang #14339, #38454: a heap of all leaves was built at each eviction, 70 ms at 41,000.
 
-    Entries pushed, popped and moved a request, a rebuild counted as one for each entry.
+    Entries pushed, popped and moved for two requests, a rebuild counted as one for each entry:
+    fewer than twenty, and with 20,000 leaves no more than with 1,000.
     """
     few = heap_operations(monkeypatch, 1_000)
     many = heap_operations(monkeypatch, 20_000)
     assert many <= few * 1.2
-    assert many < 10
 
 
 def test_10_a_prompt_that_is_cached_whole_leaves_a_token_to_compute():

@@ -114,12 +114,26 @@ def test_leaves_are_never_compared_with_each_other():
 def test_entries_out_of_date_never_outnumber_the_live_by_much():
     heap = EvictionHeap("lru")
     leaves = [Leaf() for _ in range(100)]
-    for tick in range(10_000):
-        leaf = leaves[tick % 100]
-        leaf.last_access = tick
+    for number in range(10_000):
+        leaf = leaves[number % 100]
+        leaf.last_access = number * 7919 % 10_007  # here and there, each number once
         heap.add(leaf)
         assert len(heap._entries) <= 2 * len(heap) + 64
-    assert [heap.pop().last_access for _ in leaves] == list(range(9_900, 10_000))
+    order = [heap.pop().last_access for _ in leaves]
+    assert order == sorted(number * 7919 % 10_007 for number in range(9_900, 10_000))
+
+
+def test_what_was_discarded_is_dropped_and_the_rest_still_comes_in_order():
+    heap = EvictionHeap("lru")
+    leaves = [Leaf(last_access=number * 37 % 401) for number in range(401)]
+    for leaf in leaves:
+        heap.add(leaf)
+    for leaf in leaves:
+        if leaf.last_access % 5:
+            heap.discard(leaf)
+    heap.add(Leaf(last_access=401))
+    assert len(heap._entries) == len(heap) == 82
+    assert [heap.pop().last_access for _ in range(82)] == [*range(0, 401, 5), 401]
 
 
 def test_a_cleared_heap_is_empty():

@@ -300,6 +300,14 @@ def test_each_policy_has_its_own_order(policy, order):
 # ── Rebuilding ───────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_rebuild_forgets_a_namespace_that_holds_nothing():
+    cache = cache_of()
+    remember(cache, [1], "a")
+    cache.roots["b"] = cache.match([1], "b").node
+    cache.rebuild([])
+    assert list(cache.roots) == ["a"]
+
+
 def test_a_rebuild_finds_what_was_there():
     cache = cache_of(page_size=2)
     locked = [remember(cache, [1, 2, 3, 4]), remember(cache, [1, 2, 5, 6])]
@@ -423,6 +431,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.oracle = PrefixOracle(page_size, policy)
         self.locked: list = []
 
+    def lock(self, node, prefix):
+        self.cache.lock(node)
+        self.oracle.locks.append(prefix)
+        self.locked.append((node, prefix))
+
     @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, lock=st.booleans())
     def match(self, words, tail, namespace, lock):
         tokens = spell(words, tail, self.cache.page_size)
@@ -431,12 +444,10 @@ class CacheMachine(RuleBasedStateMachine):
         prefix = (namespace, tuple(tokens[: len(found) * self.cache.page_size]))
         assert path_of(node) == prefix
         if lock:
-            self.cache.lock(node)
-            self.oracle.locks.append(prefix)
-            self.locked.append((node, prefix))
+            self.lock(node, prefix)
 
-    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES)
-    def insert(self, words, tail, namespace):
+    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, lock=st.booleans())
+    def insert(self, words, tail, namespace, lock):
         manager = self.cache.page_manager
         short = max(0, len(words) - manager.n_free)
         if short > self.oracle.n_evictable:
@@ -447,7 +458,10 @@ class CacheMachine(RuleBasedStateMachine):
         known, node = self.cache.insert(tokens, pages, namespace)
         assert known.tolist() == self.oracle.insert(tokens, pages.tolist(), namespace)
         manager.release(pages)  # the duplicates are free now, what is new is the tree's alone
-        assert path_of(node) == (namespace, tuple(tokens[: len(words) * self.cache.page_size]))
+        prefix = (namespace, tuple(tokens[: len(words) * self.cache.page_size]))
+        assert path_of(node) == prefix
+        if lock:
+            self.lock(node, prefix)
 
     @precondition(lambda self: self.locked)
     @rule(i=st.integers(0, 99))
@@ -458,16 +472,20 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.unlock(node)
         self.oracle.locks.remove(prefix)
 
-    @rule(n_pages=st.integers(0, 6))
+    @precondition(lambda self: self.oracle.n_evictable)
+    @rule(n_pages=st.integers(1, 3))
     def evict(self, n_pages):
+        n_pages = min(n_pages, self.oracle.n_evictable)
+        evicted = self.cache.evict(n_pages).tolist()
+        assert sorted(evicted) == sorted(self.oracle.evict(n_pages))
+
+    @rule(more=st.integers(1, 3))
+    def evict_too_many(self, more):
+        n_pages = self.oracle.n_evictable + more
         before = snapshot(self.cache)
-        if n_pages > self.oracle.n_evictable:
-            with pytest.raises(OutOfPages, match=f"{n_pages} pages needed"):
-                self.cache.evict(n_pages)
-            assert snapshot(self.cache) == before
-        else:
-            evicted = self.cache.evict(n_pages).tolist()
-            assert sorted(evicted) == sorted(self.oracle.evict(n_pages))
+        with pytest.raises(OutOfPages, match=f"{n_pages} pages needed"):
+            self.cache.evict(n_pages)
+        assert snapshot(self.cache) == before
 
     @invariant()
     def agrees(self):

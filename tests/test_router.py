@@ -6,6 +6,8 @@ whose page table leads to another's K/V is seen without a model.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -178,8 +180,9 @@ def test_pages_are_evicted_only_when_they_are_needed():
     check_idle(router)
 
 
-def test_a_request_does_not_evict_what_it_is_about_to_use():
-    router = router_of(n_pages=4)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_request_does_not_evict_what_it_is_about_to_use(policy):
+    router = router_of(n_pages=4, policy=policy)
     serve(router, [1, 2, 3, 4])  # the oldest
     serve(router, [5, 6, 7, 8])
     lease = router.admit([1, 2, 3, 4, 9, 9, 9])
@@ -499,30 +502,50 @@ class RouterMachine(RuleBasedStateMachine):
         words = f"{needed} pages needed, but {free} are free and {evictable} can be evicted"
         refused(self.router, OutOfPages, words, call)
 
-    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, room=st.integers(0, 5))
-    def admit(self, words, tail, namespace, room):
-        tokens = spell(words, tail, self.router.page_size) or [0]
+    def admitted(self, tokens: list[int], namespace, room: int) -> Lease | None:
+        """The lease of a request, or None if it is refused, as it then has to be."""
         if len(tokens) + room > self.router.max_tokens:
             words = f"at most the {self.router.max_tokens}"
-            refused(
-                self.router, ValueError, words, lambda: self.router.admit(tokens, namespace, room)
-            )
-        elif shortage := self.oracle.shortage(tokens, namespace, room):
+            admit = functools.partial(self.router.admit, tokens, namespace, room)
+            refused(self.router, ValueError, words, admit)
+            return None
+        if shortage := self.oracle.shortage(tokens, namespace, room):
             self.is_refused(shortage, lambda: self.router.admit(tokens, namespace, room))
-        else:
-            lease = self.router.admit(tokens, namespace, room)
-            assert lease.n_cached == self.oracle.admit(lease, tokens, namespace, room)
-            assert len(lease.pending) == len(tokens) - lease.n_cached > 0
+            return None
+        lease = self.router.admit(tokens, namespace, room)
+        assert lease.n_cached == self.oracle.admit(lease, tokens, namespace, room)
+        assert lease.pending == tokens[lease.n_cached :] != []
+        return lease
 
-    @precondition(lambda self: self.router.leases)
-    @rule(i=st.integers(0, 99), n_tokens=st.integers(1, 40))
-    def compute(self, i, n_tokens):
-        lease = self.lease(i)
+    def compute(self, lease: Lease, n_tokens: int) -> None:
+        """Compute as many tokens as asked for, or all there are."""
         self.memory.compute(lease, min(n_tokens, len(lease.pending)))
         self.oracle.requests[lease].n_computed = lease.n_computed
 
+    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, room=st.integers(0, 5), n_tokens=TAILS)
+    def admit(self, words, tail, namespace, room, n_tokens):
+        tokens = spell(words, tail, self.router.page_size) or [0]
+        if lease := self.admitted(tokens, namespace, room):
+            self.compute(lease, n_tokens)
+
+    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES)
+    def serve(self, words, tail, namespace):
+        tokens = spell(words, tail, self.router.page_size) or [0]
+        if lease := self.admitted(tokens, namespace, 0):
+            self.compute(lease, len(tokens))
+            self.router.finish(lease)
+            self.oracle.finish(lease)
+
     @precondition(lambda self: self.router.leases)
-    @rule(i=st.integers(0, 99), tokens=st.lists(st.integers(0, 2), max_size=3))
+    @rule(i=st.integers(0, 99), n_tokens=st.integers(0, 40))
+    def compute_and_commit(self, i, n_tokens):
+        lease = self.lease(i)
+        self.compute(lease, n_tokens)
+        self.router.commit(lease)
+        self.oracle.commit(lease)
+
+    @precondition(lambda self: self.router.leases)
+    @rule(i=st.integers(0, 99), tokens=st.lists(st.integers(0, 2), min_size=1, max_size=3))
     def append(self, i, tokens):
         lease = self.lease(i)
         request = self.oracle.requests[lease]
@@ -533,13 +556,6 @@ class RouterMachine(RuleBasedStateMachine):
             request.tokens += tokens
         assert lease.tokens == request.tokens
         assert lease.pending == request.tokens[request.n_computed :]
-
-    @precondition(lambda self: self.router.leases)
-    @rule(i=st.integers(0, 99))
-    def commit(self, i):
-        lease = self.lease(i)
-        self.router.commit(lease)
-        self.oracle.commit(lease)
 
     @precondition(lambda self: self.router.leases)
     @rule(i=st.integers(0, 99), room=st.integers(0, 5))
@@ -563,7 +579,8 @@ class RouterMachine(RuleBasedStateMachine):
         (self.router.finish if keep else self.router.cancel)(lease)
         (self.oracle.finish if keep else self.oracle.cancel)(lease)
 
-    @rule(n_pages=st.integers(0, 3))
+    @precondition(lambda self: self.oracle.cache.n_evictable)
+    @rule(n_pages=st.integers(1, 3))
     def evict(self, n_pages):
         n_pages = min(n_pages, self.oracle.cache.n_evictable)
         evicted = self.router.cache.evict(n_pages).tolist()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
 
 import graphviz
 
@@ -110,25 +110,18 @@ class Canvas:
         return Figure(self.graph.source, text, alt)
 
 
-class Part(Protocol):
-    """A part of a figure, ready to be painted on a canvas or written as lines."""
+@dataclass
+class Part:
+    """A part of a figure; `paint` draws it with its top left corner at `x`, `y` of a canvas."""
 
     title: str
     width: float
     height: float
-    renamed: dict[str, str]  # states that have another word here
-
-    def paint(self, canvas: Canvas, x: float, y: float) -> None:
-        """Draw it, with its top left corner at `x`, `y`."""
-
-    def states(self) -> set[str]:
-        """The states that it shows, for the legend."""
-
-    def lines(self) -> list[str]:
-        """It drawn with characters, at most 100 columns wide."""
-
-    def words(self) -> str:
-        """What is to be seen, for who does not see it."""
+    paint: Callable[[Canvas, float, float], None]
+    states: set[str]  # that it shows, for the legend
+    lines: list[str]  # it drawn with characters, at most 100 columns wide
+    words: str  # what is to be seen, for who does not see it
+    renamed: dict[str, str] = field(default_factory=dict)  # states that have another word here
 
 
 def compose(parts: Sequence[Part], caption: str = "", counters: str = "") -> Figure:
@@ -148,13 +141,13 @@ def compose(parts: Sequence[Part], caption: str = "", counters: str = "") -> Fig
             y += 21
         part.paint(canvas, MARGIN, y)
         y += part.height + 10
-    states = {state for part in parts for state in part.states()}
+    states = set().union(*(part.states for part in parts))
     if states - {"idle"}:
         renamed = {state: word for part in parts for state, word in part.renamed.items()}
         wide = max(wide, canvas.legend(MARGIN, y, states, renamed) - MARGIN)
         y += 24
     said = [f"{text.rstrip('.')}." for text in (caption, counters) if text]
-    alt = " ".join([*said, *(part.words() for part in parts)])
+    alt = " ".join([*said, *(part.words for part in parts)])
     lines = [text for text in (caption, counters) if text]
-    text = "\n".join(lines + [line for part in parts for line in part.lines()])
+    text = "\n".join(lines + [line for part in parts for line in part.lines])
     return canvas.figure(wide + 2 * MARGIN, y + 2, text, shorten(alt, 2000))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from radix_lib.teaching import theme
-from radix_lib.teaching.canvas import Canvas
+from radix_lib.teaching.canvas import MARGIN, Canvas
 from radix_lib.teaching.figure import Figure
 
 CHAPTERS = [
@@ -15,7 +15,7 @@ OPTIONAL = {8, 9, 10}
 
 #: Chapter, name, what it does; left, top, width in px. All are 44 px high.
 PARTS: list[tuple[int, str, str, int, int, int]] = [
-    (9, "workloads", "prompts that share prefixes", 12, 62, 164),
+    (9, "workloads", "prompts sharing prefixes", 12, 62, 164),
     (10, "fleet", "which worker gets it?", 12, 142, 164),
     (8, "Scheduler", "who runs next?", 12, 222, 164),
     (7, "RadixAttentionModel", "generates, token by token", 12, 302, 164),
@@ -30,81 +30,75 @@ PARTS: list[tuple[int, str, str, int, int, int]] = [
     (11, "logits equality", "not one bit differs", 12, 382, 164),
 ]
 #: Lines through points, with a label and its place.
-FLOWS: list[tuple[list[tuple[int, int]], str, tuple[int, int]]] = [
-    ([(94, 106), (94, 142)], "a prompt", (100, 117)),
-    ([(94, 186), (94, 222)], "one worker's", (100, 197)),
-    ([(94, 266), (94, 302)], "a batch", (100, 277)),
-    ([(176, 324), (214, 324), (214, 84), (252, 84)], "admit", (218, 68)),
-    ([(336, 106), (336, 262)], "a lease: page table,\nlocked path", (342, 150)),
-    ([(420, 84), (512, 84)], "match, insert", (430, 69)),
-    ([(596, 150), (596, 182)], "page ids", (602, 159)),
-    ([(420, 284), (512, 284)], "write, gather", (430, 269)),
-    ([(336, 306), (336, 342)], "layer by layer", (342, 317)),
-    ([(596, 342), (596, 306)], "", (0, 0)),
-    ([(252, 364), (214, 364), (214, 404), (176, 404)], "logits", (219, 385)),
+FLOWS: list[tuple[list[tuple[int, int]], str, int, int]] = [
+    ([(94, 106), (94, 142)], "a prompt", 100, 117),
+    ([(94, 186), (94, 222)], "one worker's", 100, 197),
+    ([(94, 266), (94, 302)], "a batch", 100, 277),
+    ([(176, 324), (214, 324), (214, 84), (252, 84)], "admit", 218, 68),
+    ([(336, 106), (336, 262)], "a lease: page table,\nlocked path", 342, 150),
+    ([(420, 84), (512, 84)], "match, insert", 430, 69),
+    ([(596, 150), (596, 182)], "page ids", 602, 159),
+    ([(420, 284), (512, 284)], "write, gather", 430, 269),
+    ([(336, 306), (336, 342)], "layer by layer", 342, 317),
+    ([(596, 342), (596, 306)], "", 602, 317),
+    ([(252, 364), (214, 364), (214, 404), (176, 404)], "logits", 219, 385),
 ]
 
 
 def course_map(here: int | None = None) -> Figure:
-    """Draw how the parts work together, with the part that chapter `here` builds lit.
+    """Draw how the parts work together, with the parts of chapter `here` lit.
 
-    Parts of chapters before it are drawn in black, those still to come in grey.
+    Parts of earlier chapters are drawn in black, those still to come in grey.
     """
     canvas = Canvas()
+    places = " and ".join(name for chapter, name, *_ in PARTS if chapter == here)
+    title = f"You are here: {places}" if places else "The parts of the course"
+    canvas.write(MARGIN, MARGIN, 600, title, bold=True, size=12)
     canvas.line((232, 242), (680, 242), style="dashed", width=0.8)
-    for text, y in (("CONTROL PLANE: page ids", 229), ("DATA PLANE: tensors", 245)):
-        canvas.write(428, y, 200, text, size=9, color=theme.MUTED)
-    for points, label, (x, y) in FLOWS:
+    canvas.write(428, 229, 200, "CONTROL PLANE: page ids", size=9, color=theme.MUTED)
+    canvas.write(428, 245, 200, "DATA PLANE: tensors", size=9, color=theme.MUTED)
+    for points, label, x, y in FLOWS:
         canvas.line(*points, width=1, arrow=True)
         canvas.write(x, y, 110, label, size=9, color=theme.MUTED)
-    lit = []
     for chapter, name, what, x, y, w in PARTS:
-        to_come = here is not None and chapter > here
-        color = theme.MUTED if to_come else theme.TEXT
-        if chapter == here:
-            canvas.box(x, y, w, 44, theme.LIT, width=3)
-            lit.append(name)
-        else:
-            canvas.box(x, y, w, 44, border="faint" if to_come else "solid")
+        _paint_box(canvas, x, y, w, 44, chapter, here)
+        color = theme.MUTED if here is not None and chapter > here else theme.TEXT
         canvas.write(x + 7, y + 15, 20, f"{chapter:02}", bold=True, color=color)
         canvas.write(x + 28, y + 8, w - 30, name, bold=True, color=color)
         canvas.write(x + 28, y + 24, w - 30, what, size=10, color=color)
-    places = " and ".join(lit) or "everything"
-    title = "The parts of the course" if here is None else f"You are here: {places}"
-    canvas.write(12, 12, 600, title, bold=True, size=12)
     lines = [
-        f"{'►' if chapter == here else ' '} {chapter:02} {name:20} {what}"
+        f"{'►' if chapter == here else ' '} {chapter:02} {name:19}  {what}"
         for chapter, name, what, *_ in sorted(PARTS)
     ]
     flow = "prompt → Scheduler → Router → RadixCache → pages; a lease → executor → model"
     alt = (
-        "How the parts work together: a prompt comes through fleet, scheduler and model wrapper to "
-        "the Router; it asks RadixCache and RadixTree for a cached prefix and the PageManager for "
-        "pages; the AttentionExecutor computes the suffix, reading and writing the KVPool. "
-        + (f"Chapter {here:02}, {CHAPTERS[here]}, is lit: {places}." if here is not None else "")
+        f"{title}. A prompt comes through fleet, Scheduler and RadixAttentionModel to the Router. "
+        "It asks RadixCache and RadixTree for a cached prefix, and the PageManager for pages. The "
+        "AttentionExecutor runs the model on the suffix, and reads and writes the KVPool."
     )
-    return canvas.figure(692, 438, "\n".join([flow, *lines]), alt.strip())
+    return canvas.figure(692, 438, "\n".join([title, *lines, flow]), alt)
+
+
+def _paint_box(
+    canvas: Canvas, x: float, y: float, w: float, h: float, chapter: int, here: int | None
+) -> None:
+    border = "dashed" if chapter in OPTIONAL else "solid"
+    if here is not None and chapter > here:
+        border = "faint"
+    fill, width = (theme.LIT, 3.0) if chapter == here else (theme.PAPER, 1.0)
+    canvas.box(x, y, w, h, fill, border=border, width=width)
 
 
 def chapter_map(here: int | None = None) -> Figure:
     """Draw which chapter needs which; dashed ones are optional."""
-    canvas = Canvas()
-    w, h, dx, dy = 128, 40, 176, 64
-    places = {n: (12 + n % 4 * dx, 12 + n // 4 * dy) for n in range(8)}
-    places |= {n: (12 + (n - 8) * dx, 12 + 2 * dy) for n in range(8, 12)}
-
-    def middle(n: int) -> tuple[float, float]:
-        return places[n][0] + w / 2, places[n][1] + h / 2
-
-    for a, b in [*zip(range(7), range(1, 8), strict=True), (7, 11), (7, 8), (8, 9), (9, 10)]:
-        (x, y), (to_x, to_y) = middle(a), middle(b)
-        style = "dashed" if b in OPTIONAL else "solid"
-        turn = (y + to_y) / 2
-        bend = [(x, turn), (to_x, turn)] if x != to_x else []
-        canvas.line((x, y), *bend, (to_x, to_y), style=style)
+    canvas, w, h, dx, dy = Canvas(), 128, 40, 176, 64
+    places = {n: (MARGIN + n % 4 * dx, MARGIN + n // 4 * dy) for n in range(12)}
+    for a, b in [*((n, n + 1) for n in range(7)), (7, 11), (7, 8), (8, 9), (9, 10)]:
+        (x, y), (to_x, to_y) = ((left + w / 2, top + h / 2) for left, top in (places[a], places[b]))
+        bend = [(x, (y + to_y) / 2), (to_x, (y + to_y) / 2)] if x != to_x else []
+        canvas.line((x, y), *bend, (to_x, to_y), style="dashed" if b in OPTIONAL else "solid")
     for n, (x, y) in places.items():
-        fill, width = (theme.LIT, 3.0) if n == here else (theme.PAPER, 1.0)
-        canvas.box(x, y, w, h, fill, border="dashed" if n in OPTIONAL else "solid", width=width)
+        _paint_box(canvas, x, y, w, h, n, here)
         canvas.write(x, y + 6, w, f"{n:02}", bold=True, align="center")
         canvas.write(x, y + 20, w, CHAPTERS[n], align="center")
     lines = [
@@ -115,4 +109,4 @@ def chapter_map(here: int | None = None) -> Figure:
         "The chapters: 00 to 07 one after another; then 11 closes the course. "
         "08, 09 and 10 follow 07 and are optional."
     )
-    return canvas.figure(12 + 3 * dx + w + 12, 12 + 2 * dy + h + 12, "\n".join(lines), alt)
+    return canvas.figure(2 * MARGIN + 3 * dx + w, 2 * MARGIN + 2 * dy + h, "\n".join(lines), alt)

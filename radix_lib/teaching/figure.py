@@ -32,7 +32,7 @@ class MissingEngine(RuntimeError):
 
 
 def render(source: str, kind: str) -> bytes:
-    """Draw a graph with places as `kind`, svg or png. Raises MissingEngine or RuntimeError."""
+    """Draw a graph whose nodes have places, as svg or png. Raises MissingEngine, RuntimeError."""
     # Beside this Python first: that folder need not be on the PATH of a notebook's kernel.
     program = shutil.which(ENGINE, path=sysconfig.get_path("scripts")) or shutil.which(ENGINE)
     if program is None:
@@ -62,9 +62,7 @@ class Picture:
     def _images(self) -> dict[str, str]:
         return {"image/png": base64.b64encode(self.png).decode()}
 
-    def _repr_mimebundle_(
-        self, include: object = None, exclude: object = None
-    ) -> tuple[dict[str, str], dict[str, Any]]:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
         try:
             data = {"text/plain": self.text, **self._images()}
         except MissingEngine as error:
@@ -84,11 +82,11 @@ class Figure(Picture):
     @cached_property
     def svg(self) -> str:
         """The figure as SVG: it shrinks in a narrow window and reads its alt text out."""
-        return tidy_svg(render(self.source, "svg").decode(), self.alt)
+        return tidy_svg(render(self.source, "svg").decode(), html.escape(self.alt))
 
     @cached_property
     def png(self) -> bytes:  # type: ignore[override]
-        """The figure as PNG, sharp on fine screens."""
+        """The figure as PNG."""
         return small_png(render(self.source, "png"))
 
     def _images(self) -> dict[str, str]:
@@ -99,19 +97,16 @@ def tidy_svg(svg: str, alt: str) -> str:
     """Take out what a reader of the notebook has no use for, and put in the alt text."""
     head = re.search(r'<svg width="(\S+?)pt" height="(\S+?)pt"\s+(viewBox="[^"]*")[^>]*>', svg)
     assert head is not None, "the engine writes SVG in another form than it did"
-    body = svg[head.end() :]
-    body = re.sub(r"<!--.*?-->\n|<title>.*?</title>\n", "", body, flags=re.DOTALL)
+    sans, mono = theme.BROWSER_FONTS
+    body = re.sub(r"<!--.*?-->\n|<title>.*?</title>\n", "", svg[head.end() :], flags=re.DOTALL)
     body = re.sub(r' (id|class)="[^"]*"| xml:space="preserve"', "", body)
     body = re.sub(r"<g>\n(.*?)</g>\n", r"\1", body, flags=re.DOTALL)  # one a node, for nothing
-    for engine_name, browser_names in theme.BROWSER_FONTS.items():
-        body = body.replace(f'font-family="{engine_name}"', f'font-family="{browser_names}"')
-    usual = f'font-family="{theme.BROWSER_FONTS["Helvetica,sans-Serif"]}" fill="{theme.TEXT}"'
-    for attribute in usual.split('" '):
-        body = body.replace(f' {attribute.rstrip(chr(34))}"', "")
+    body = body.replace(' font-family="Helvetica,sans-Serif"', "")  # both stand in the head
+    body = body.replace(f' fill="{theme.TEXT}"', "").replace("Courier,monospace", mono)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{head[1]}" height="{head[2]}" {head[3]} '
-        f'style="max-width:100%;height:auto" role="img" aria-label="{html.escape(alt)}" {usual} '
-        f'xml:space="preserve">\n<title>{html.escape(alt)}</title>{body}'
+        f'style="max-width:100%;height:auto" role="img" aria-label="{alt}" font-family="{sans}" '
+        f'fill="{theme.TEXT}" xml:space="preserve">\n<title>{alt}</title>{body}'
     )
 
 

@@ -12,11 +12,7 @@ _SEEN = {" ": "·", "\n": "¶", "\t": "→", "\ufffd": "□"}  # marks that the 
 
 
 def visible(text: str) -> str:
-    r"""Make white space and invisible characters visible.
-
-    >>> visible("a b\n\u200b")
-    'a·b¶\\u200b'
-    """
+    """Give white space and invisible characters a mark: "a b" becomes "a·b"."""
     return "".join(_SEEN.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
 
 
@@ -30,17 +26,13 @@ def shorten(text: str, width: int) -> str:
     """Cut the middle out of `text` so that it takes at most `width` columns.
 
     >>> shorten("You are a helpful assistant", 13)
-    'You are …tant'
+    'You are…stant'
     """
+    head, tail = text[:width], text[-width // 2 :]
     if columns(text) <= width:
         return text
-    n_tail = (width - 1) * 2 // 5
-    tail = text[len(text) - n_tail :]
-    while columns(tail) > n_tail:
-        tail = tail[1:]
-    head = text[:width]
-    while columns(head) + columns(tail) > width - 1:
-        head = head[:-1]
+    while columns(head + tail) > width - 1:
+        head, tail = (head[:-1], tail) if len(head) > 1.4 * len(tail) else (head, tail[1:])
     return f"{head}…{tail}"
 
 
@@ -56,20 +48,15 @@ def token_text(tokens: Sequence[int], width: int, decode: Decoder = None) -> str
         if len(tokens) > 2 * width:  # decoding a long edge whole is slow
             ends = [tokens[:width], tokens[-width:]]
         return shorten("…".join(visible(decode(list(end))) for end in ends), width)
-    text = " ".join(map(str, tokens))
-    head, last = list(map(str, tokens[: min(width, len(tokens) - 1)])), str(tokens[-1])
-    while len(text) > width and head:
-        text = " ".join([*head, "…", last])
+    text, head = " ".join(map(str, tokens)), list(map(str, tokens[:width]))
+    while len(text) > width and len(head) > 1:
         head.pop()
+        text = " ".join([*head, "…", str(tokens[-1])])
     return shorten(text, width)
 
 
 def id_ranges(ids: Iterable[int], most: int = 6) -> str:
-    """Page ids in order, runs joined.
-
-    >>> id_ranges([3, 4, 5, 9])
-    '3–5, 9'
-    """
+    """Page ids in order, runs joined: "3–5, 9"."""
     runs: list[list[int]] = []
     for i in ids:
         if runs and i == runs[-1][-1] + 1:
@@ -81,19 +68,11 @@ def id_ranges(ids: Iterable[int], most: int = 6) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> count(1, "page"), count(1200, "token")
-    ('1 page', '1,200 tokens')
-    """
+    """A number with its noun: "1 page", "1,200 tokens"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def name_of(namespace: object) -> str:
-    """A namespace in a few words; the default one has no name.
-
-    >>> name_of(None), name_of(("alice", "")), name_of("bob")
-    ('', 'alice', 'bob')
-    """
+    """A namespace in a few words; the default one has no name."""
     parts = namespace if isinstance(namespace, tuple) else (namespace,)
     return shorten(" / ".join(visible(str(p)) for p in parts if p not in (None, "")), 24)

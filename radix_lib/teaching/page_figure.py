@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from radix_lib.teaching import theme
-from radix_lib.teaching.canvas import MARGIN, Canvas, compose
+from radix_lib.teaching.canvas import MARGIN, Canvas, Part, compose
 from radix_lib.teaching.figure import Figure
 from radix_lib.teaching.labels import Decoder, count, id_ranges, shorten, token_text
 from radix_lib.teaching.pool_view import Holder, PoolView, RequestView, Source, pool_view
@@ -15,178 +15,134 @@ from radix_lib.teaching.views import Marks
 CELL, HEIGHT, PITCH = 46, 36, 50
 IN_A_ROW = (theme.WIDTH - 2 * MARGIN + 4) // PITCH
 NAME = 76  # width of the names of the rows
+BARE = {"idle": "held once", "hit": "shared"}  # what states are called where there is no tree
 
 
-class PagesPart:
-    """What the strip and the rows have in common."""
-
-    title = "pages"
-
-    def __init__(self, view: PoolView):
-        self.view = view
-        self.renamed = {} if view.tree else {"idle": "held once", "hit": "shared"}
-
-    def paint_page(
-        self, canvas: Canvas, x: float, y: float, page: int, level: float, *notes: str
-    ) -> None:
-        """One page, filled as far as it is used. Notes stand at its right."""
-        state = self.view.state(page)
-        look = theme.STATES[state]
-        border = "double" if page in self.view.locked else look.border
-        rest = theme.STATES["free"].fill
-        canvas.box(x, y, CELL, HEIGHT, look.fill, border=border, level=level, rest=rest)
-        canvas.write(x + 5, y + 5, CELL - 10, str(page), bold=True)
-        canvas.write(x + 5, y + 18, 12, look.mark, bold=True)
-        for i, note in enumerate(notes):
-            canvas.write(x + 14, y + 6 + 13.5 * i, CELL - 19, note, size=9, align="right")
-
-    def mark(self, page: int) -> str:
-        """A page in a drawing of characters."""
-        return f"{theme.STATES[self.view.state(page)].mark}{page}"
+def _paint_page(
+    canvas: Canvas, x: float, y: float, view: PoolView, page: int, level: float, *notes: str
+) -> None:
+    look = theme.STATES[view.state(page)]
+    border = "double" if page in view.locked else look.border
+    rest = theme.STATES["free"].fill
+    canvas.box(x, y, CELL, HEIGHT, look.fill, border=border, level=level, rest=rest)
+    canvas.write(x + 5, y + 5, CELL - 10, str(page), bold=True)
+    canvas.write(x + 5, y + 18, 12, look.mark, bold=True)
+    for i, note in enumerate(notes):
+        canvas.write(x + 14, y + 6 + 13.5 * i, CELL - 19, note, size=9, align="right")
 
 
-class StripPart(PagesPart):
+def _marked(view: PoolView, page: int) -> str:
+    return f"{theme.STATES[view.state(page)].mark}{page}"
+
+
+def strip_part(view: PoolView, limit: int = 5 * IN_A_ROW) -> Part:
     """All pages in the order of their ids. Beyond `limit`, pages that are alike are told as one."""
 
-    def __init__(self, view: PoolView, limit: int = 5 * IN_A_ROW):
-        super().__init__(view)
-        self.cells: list[int | tuple[str, str]] = []  # pages, and words in place of some
-        for (state, *_), run in groupby(range(len(view.counts)), self._look):
-            pages = list(run)
-            if len(view.counts) <= limit or len(pages) < 4:
-                self.cells += pages
-            elif state == "free":
-                self.cells.append((f"{len(pages):,}", "free"))
+    def look(page: int) -> tuple[str, str, str, float]:
+        held = view.counts[page]
+        owner = view.owners.get(page, "held" if held else "free")
+        return view.state(page), f"×{held}" * (held > 0), owner, view.levels.get(page, 1.0)
+
+    cells: list[int | tuple[str, str]] = []  # pages, and words in place of some
+    for (state, *_), run in groupby(range(len(view.counts)), look):
+        pages = list(run)
+        if len(view.counts) <= limit or len(pages) < 4:
+            cells += pages
+        elif state == "free":
+            cells.append((f"{len(pages):,}", "free"))
+        else:
+            cells += [pages[0], ("…", f"+ {len(pages) - 2:,}"), pages[-1]]
+    if len(cells) > limit:
+        left = sum(isinstance(cell, int) for cell in cells[limit - 1 :])
+        cells[limit - 1 :] = [(f"+ {left:,}", "pages")]
+    shown = [cell for cell in cells if isinstance(cell, int)]
+
+    def paint(canvas: Canvas, x: float, y: float) -> None:
+        for i, cell in enumerate(cells):
+            at = (x + i % IN_A_ROW * PITCH, y + i // IN_A_ROW * (HEIGHT + 6))
+            if isinstance(cell, int):
+                _, held, owner, level = look(cell)
+                _paint_page(canvas, *at, view, cell, level, held, shorten(owner, 5))
             else:
-                self.cells += [pages[0], ("…", f"+ {len(pages) - 2:,}"), pages[-1]]
-        if len(self.cells) > limit:
-            left = sum(isinstance(cell, int) for cell in self.cells[limit - 1 :])
-            self.cells[limit - 1 :] = [(f"+ {left:,}", "pages")]
-        self.pages = [cell for cell in self.cells if isinstance(cell, int)]
-        self.width: float = min(len(self.cells), IN_A_ROW) * PITCH - 4
-        self.height: float = -(-len(self.cells) // IN_A_ROW) * (HEIGHT + 6) - 6
+                canvas.write(at[0], at[1] + 6, CELL, "\n".join(cell), size=9.5, align="center")
 
-    def _look(self, page: int) -> tuple[str, str, str, float]:
-        return self.view.state(page), *self._notes(page), self.view.levels.get(page, 1.0)
-
-    def _notes(self, page: int) -> tuple[str, str]:
-        held = self.view.counts[page]
-        return f"×{held}" * (held > 0), self.view.owners.get(page, "held" if held else "free")
-
-    def paint(self, canvas: Canvas, x: float, y: float) -> None:
-        """Draw it, with its top left corner at `x`, `y`."""
-        for i, cell in enumerate(self.cells):
-            row, column = divmod(i, IN_A_ROW)
-            at_x, at_y = x + column * PITCH, y + row * (HEIGHT + 6)
-            if isinstance(cell, tuple):
-                canvas.write(at_x, at_y + 6, CELL, "\n".join(cell), size=9.5, align="center")
-                continue
-            holders, owner = self._notes(cell)
-            level = self.view.levels.get(cell, 1.0)
-            self.paint_page(canvas, at_x, at_y, cell, level, holders, shorten(owner, 5))
-
-    def states(self) -> set[str]:
-        """The states that it shows, for the legend."""
-        locked = {"locked" for page in self.pages if page in self.view.locked}
-        return locked | {self.view.state(page) for page in self.pages}
-
-    def lines(self) -> list[str]:
-        """It drawn with characters, at most 100 columns wide."""
-        lines, wide = [], min(12, len(self.cells))
-        for start in range(0, len(self.cells), 12):
-            pairs = [self._words(cell) for cell in self.cells[start : start + 12]]
-            for texts in zip(*pairs, strict=True):
-                lines.append("│" + "│".join(f"{text:^7}" for text in texts) + "│")
-            lines.append("├" + "┼".join(["─" * 7] * len(pairs)) + "┤")
-        end = lines.pop().translate(str.maketrans("├┼┤", "└┴┘"))
-        return ["┌" + "┬".join(["─" * 7] * wide) + "┐", *lines, end]
-
-    def _words(self, cell: int | tuple[str, str]) -> tuple[str, str]:
+    def words_of(cell: int | tuple[str, str]) -> tuple[str, str]:
         if isinstance(cell, tuple):
             return cell
-        holders, owner = self._notes(cell)
-        level = self.view.levels.get(cell, 1.0)
+        _, held, owner, level = look(cell)
         used = f" {level:.0%}" * (level < 1)
-        return f"{self.mark(cell)} {holders}".strip(), shorten(owner, 7 - len(used)) + used
+        return f"{_marked(view, cell)} {held}".strip(), shorten(owner, 7 - len(used)) + used
 
-    def words(self) -> str:
-        """What is to be seen, for who does not see it."""
-        counts = self.view.counts
-        size = f"{count(len(counts), 'page')} of {count(self.view.page_size, 'token')}"
-        words = [f"A pool of {size}, {counts.count(0):,} free."]
-        shared = [page for page, held in enumerate(counts) if held > 1]
-        words += [f"Held more than once: {id_ranges(shared)}."] * bool(shared)
-        for state in ("evicted", "new", "hit", "locked"):
-            pages = [page for page in range(len(counts)) if self.view.state(page) == state]
-            word = self.renamed.get(state, theme.STATES[state].word).capitalize()
-            words += [f"{word}: {id_ranges(pages)}."] * bool(pages)
-        return " ".join(words)
+    lines, rule = [], "─" * 7
+    for start in range(0, len(cells), 12):
+        pairs = [words_of(cell) for cell in cells[start : start + 12]]
+        lines.append(("├" if start else "┌") + ("┼" if start else "┬").join([rule] * 12))
+        for texts in zip(*pairs, strict=True):
+            lines.append("│" + "│".join(f"{text:^7}" for text in texts) + "│")
+        lines[-3] = lines[-3][: 8 * len(pairs)] + ("┤" if start else "┐")
+    lines.append("└" + "┴".join([rule] * len(pairs)) + "┘")
+
+    n_pages, renamed = len(view.counts), {} if view.tree else BARE
+    states = {view.state(page) for page in shown}
+    size = f"{count(n_pages, 'page')} of {count(view.page_size, 'token')}"
+    words = [f"A pool of {size}, {view.counts.count(0):,} free."]
+    told = {"held more than once": [p for p, held in enumerate(view.counts) if held > 1]}
+    for state in ("evicted", "new", "hit", "locked"):
+        word = renamed.get(state, theme.STATES[state].word)
+        told[word] = [page for page in range(n_pages) if view.state(page) == state]
+    words += [f"{word.capitalize()}: {id_ranges(ids)}." for word, ids in told.items() if ids]
+    return Part(
+        "pages", min(len(cells), IN_A_ROW) * PITCH - 4, -(-len(cells) // IN_A_ROW) * (HEIGHT + 6),
+        paint, states | {"locked" for page in shown if page in view.locked}, lines,
+        " ".join(words), renamed,
+    )  # fmt: skip
 
 
-class RowsPart(PagesPart):
+def rows_part(view: PoolView, decode: Decoder = None) -> Part:
     """The page table of each request, a row each."""
 
-    title = "requests and their page tables"
-
-    def __init__(self, view: PoolView, decode: Decoder = None):
-        super().__init__(view)
-        self.decode = decode
-        longest = max((len(self._cells(request)) for request in view.requests), default=0)
-        self.width: float = NAME + longest * PITCH - 4
-        self.height: float = len(view.requests) * (HEIGHT + 22) - 6
-
-    def _cells(self, request: RequestView) -> list[int | None]:
-        """Places in the page table that are shown; None stands for those left out."""
+    def places(request: RequestView) -> list[int | None]:
+        """Which places of the page table are shown; None stands for those left out."""
         n, room = len(request.pages), IN_A_ROW - 2
         return [*range(n)] if n <= room else [*range(room - 4), None, *range(n - 3, n)]
 
-    def paint(self, canvas: Canvas, x: float, y: float) -> None:
-        """Draw it, with its top left corner at `x`, `y`."""
-        for request in self.view.requests:
+    def told(request: RequestView) -> str:
+        parts = [token_text(request.tokens, 60, decode)] if request.tokens else []
+        parts += [f"{request.n_cached} reused"] * bool(request.n_cached)
+        if view.tree is not None:
+            parts.append(f"{request.n_computed - request.n_cached} computed")
+        room = len(request.pages) * view.page_size
+        empty = f"{room - request.n_computed} of {room} places empty"
+        return " · ".join(parts + [empty] * (room > request.n_computed))
+
+    def paint(canvas: Canvas, x: float, y: float) -> None:
+        for request in view.requests:
             canvas.write(x, y + 4, NAME - 6, shorten(request.name, 11), bold=True, size=12)
             canvas.write(x, y + 20, NAME - 6, count(request.n_tokens, "token"), size=9)
-            for i, cell in enumerate(self._cells(request)):
-                at_x = x + NAME + i * PITCH
-                if cell is None:
-                    canvas.write(at_x, y + 10, CELL, "…", align="center")
+            for i, at in enumerate(places(request)):
+                left = x + NAME + i * PITCH
+                if at is None:
+                    canvas.write(left, y + 10, CELL, "…", align="center")
                 else:
-                    level = request.level(cell, self.view.page_size)
-                    self.paint_page(canvas, at_x, y, request.pages[cell], level)
-            told = self._told(request)
-            canvas.write(x + NAME, y + HEIGHT + 2, 600, told, size=9, color=theme.MUTED)
+                    level = request.level(at, view.page_size)
+                    _paint_page(canvas, left, y, view, request.pages[at], level)
+            below = y + HEIGHT + 2
+            canvas.write(x + NAME, below, 600, told(request), size=9, color=theme.MUTED)
             y += HEIGHT + 22
 
-    def _told(self, request: RequestView) -> str:
-        parts = [token_text(request.tokens, 60, self.decode)] if request.tokens else []
-        parts += [f"{request.n_cached} reused"] * bool(request.n_cached)
-        if self.view.tree is not None:
-            parts.append(f"{request.n_computed - request.n_cached} computed")
-        places = len(request.pages) * self.view.page_size
-        parts += [f"{places - request.n_computed} of {places} places empty"] * (
-            places > request.n_computed
-        )
-        return " · ".join(parts)
-
-    def states(self) -> set[str]:
-        """The states that it shows, for the legend."""
-        return {self.view.state(page) for request in self.view.requests for page in request.pages}
-
-    def lines(self) -> list[str]:
-        """It drawn with characters, at most 100 columns wide."""
-        lines = []
-        for request in self.view.requests:
-            cells = [self.mark(page) for page in request.pages]
-            more = ["…", *cells[-3:]] if len(cells) > 15 else cells[12:]
-            lines.append(f"{request.name}: pages {' '.join(cells[:12] + more)}")
-            lines.append(shorten(f"    {self._told(request)}", 100))
-        return lines
-
-    def words(self) -> str:
-        """What is to be seen, for who does not see it."""
-        return " ".join(
-            f"{request.name} has pages {id_ranges(request.pages)}; {self._told(request)}."
-            for request in self.view.requests
-        )
+    lines, words = [], []
+    for request in view.requests:
+        cells = [_marked(view, page) for page in request.pages]
+        some = cells if len(cells) <= 15 else [*cells[:12], "…", *cells[-3:]]
+        lines.append(f"{request.name}: pages {' '.join(some)}")
+        lines.append(shorten(f"    {told(request)}", 100))
+        words.append(f"{request.name} has pages {id_ranges(request.pages)}; {told(request)}.")
+    longest = max((len(places(request)) for request in view.requests), default=0)
+    states = {view.state(page) for request in view.requests for page in request.pages}
+    return Part(
+        "requests and their page tables", NAME + longest * PITCH - 4,
+        len(view.requests) * (HEIGHT + 22), paint, states, lines, " ".join(words),
+    )  # fmt: skip
 
 
 def draw_pages(
@@ -200,5 +156,5 @@ def draw_pages(
     them; a router's live leases are R1, R2 … by themselves.
     """
     view = pool_view(source, requests, Marks.of(hit, new, evicted))
-    rows = [RowsPart(view, decode)] if view.requests else []
-    return compose([StripPart(view), *rows], caption)
+    rows = [rows_part(view, decode)] if view.requests else []
+    return compose([strip_part(view), *rows], caption)

@@ -46,12 +46,12 @@ class PoolView:
 
     @cached_property
     def marks(self) -> Marks:
-        """What the pages tell by themselves, and what was given: reused ones, private ones."""
-        if self.tree is None:
-            hit = {page for page, n in enumerate(self.counts) if n > 1}
-            return Marks(self.given.hit | hit, self.given.new, self.given.evicted)
-        hit = {p for r in self.requests for p in r.pages[: r.n_cached // self.page_size]}
+        """What was given, and what the pages tell by themselves: reused ones, private ones."""
+        size = self.page_size
+        hit = {p for r in self.requests for p in r.pages[: r.n_cached // size]}
         own = {p for r in self.requests for p in r.pages[r.n_shared :]}
+        if self.tree is None:
+            hit, own = {page for page, n in enumerate(self.counts) if n > 1}, set()
         return Marks(self.given.hit | hit, self.given.new | own, self.given.evicted)
 
     @cached_property

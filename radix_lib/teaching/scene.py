@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from radix_lib.router import Router
-from radix_lib.teaching.canvas import Part, compose
+from radix_lib.teaching.canvas import compose
 from radix_lib.teaching.figure import Figure
 from radix_lib.teaching.labels import Decoder
-from radix_lib.teaching.page_figure import IN_A_ROW, RowsPart, StripPart
+from radix_lib.teaching.page_figure import IN_A_ROW, rows_part, strip_part
 from radix_lib.teaching.pool_view import Holder, pool_view
-from radix_lib.teaching.tree_figure import TreePart
+from radix_lib.teaching.tree_figure import tree_part
 from radix_lib.teaching.views import Marks, letters_of
 
 
@@ -29,13 +29,12 @@ def draw_scene(
     letters = letters_of(router.cache)
     ghosts = letters.ghosts(pool.marks.evicted, pool.tree)
     others = letters.before if ghosts else ()
-    tree = TreePart(pool.tree, pool.marks, ghosts=ghosts, decode=decode, limit=16, others=others)
-    parts: list[Part] = [tree, StripPart(pool, limit=3 * IN_A_ROW)]
-    if pool.requests:
-        parts.append(RowsPart(pool, decode))
+    tree = tree_part(pool.tree, pool.marks, ghosts=ghosts, decode=decode, limit=16, others=others)
+    rows = [rows_part(pool, decode)] if pool.requests else []
     told = {
         "tokens reused": f"{sum(request.n_cached for request in pool.requests):,}",
         "pages free": f"{pool.counts.count(0):,} of {len(pool.counts):,}",
         **(counters or {}),
     }
-    return compose(parts, caption, " · ".join(f"{name} {value}" for name, value in told.items()))
+    running = " · ".join(f"{name} {value}" for name, value in told.items())
+    return compose([tree, strip_part(pool, limit=3 * IN_A_ROW), *rows], caption, running)

@@ -35,12 +35,11 @@ STATES: dict[str, State] = {
     "free": State("free", "#DDDDDD", "", "faint", ""),
 }
 
-# What the metrics of the engine know, and what a browser is to look for in its place.
-SANS, MONO = "Helvetica", "Courier"
-BROWSER_FONTS = {
-    "Helvetica,sans-Serif": "Arimo,Arial,Helvetica,'Liberation Sans',sans-serif",
-    "Courier,monospace": "Cousine,'Liberation Mono',Menlo,Consolas,monospace",
-}
+SANS, MONO = "Helvetica", "Courier"  # the engine knows how wide their letters are
+BROWSER_FONTS = (  # in their place
+    "Arimo,Arial,Helvetica,'Liberation Sans',sans-serif",
+    "Cousine,'Liberation Mono',Menlo,Consolas,monospace",
+)
 FONT_SIZE = 11
 WIDTH = 700  # px: what a notebook shows at its usual width; wider figures shrink to fit
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from radix_lib.radix_tree import RadixTree
 from radix_lib.teaching import theme
-from radix_lib.teaching.canvas import MARGIN, Canvas, compose
+from radix_lib.teaching.canvas import MARGIN, Canvas, Part, compose
 from radix_lib.teaching.figure import Figure
 from radix_lib.teaching.labels import Decoder, count, id_ranges, name_of, token_text
 from radix_lib.teaching.tree_layout import Name, TreeLayout, choose
@@ -14,90 +14,112 @@ from radix_lib.teaching.views import Marks, NodeView, TreeView, letters_of
 
 ROOT = 46  # width of a root's box
 GAP = 24  # between columns, where the edges run
+ROOM = theme.WIDTH - 2 * MARGIN  # what there is unless a caller has less
 LETTER = 24  # width of the part of a box with letter and mark
 
 
-class TreePart:
-    """One tree at one moment. `others` are nodes of other frames, whose places are kept free."""
+def tree_part(
+    view: TreeView, marks: Marks, *, ghosts: Sequence[NodeView] = (), decode: Decoder = None,
+    last_use: bool = False, limit: int = 24, others: Sequence[NodeView] = (), room: float = ROOM,
+) -> Part:  # fmt: skip
+    """A tree, ready to be composed. `others` are nodes of other frames: their places stay free.
 
-    title = "tree"
-
-    def __init__(
-        self, view: TreeView, marks: Marks, *, ghosts: Sequence[NodeView] = (),
-        decode: Decoder = None, last_use: bool = False, limit: int = 24,
-        others: Sequence[NodeView] = (),
-    ):  # fmt: skip
-        self.view, self.marks, self.decode, self.last_use = view, marks, decode, last_use
-        self.renamed: dict[str, str] = {}
-        kept, self.folds = choose(view, ghosts, marks, limit)
-        self.nodes = [*kept, *ghosts]
-        self.living = {node.letter for node in kept}
-        shown = self.living | {ghost.letter for ghost in ghosts}
+    Its boxes are as wide as `room` px allow, within limits.
+    """
+    kept, folds = choose(view, ghosts, marks, limit)
+    nodes = [*kept, *ghosts]
+    if folds:
+        shown = {node.letter for node in nodes}
         others = [node for node in others if node.letter in shown]
-        self.layout = TreeLayout(self.nodes, self.folds, view.page_size, others)
-        n_columns = max(1, self.layout.n_columns)
-        room = (theme.WIDTH - 2 * MARGIN - ROOT) / n_columns - GAP
-        self.box_width = min(max(room, 122), 190)
-        self.tall = any(5.2 * len(_size(n)) > self._span(n) - LETTER - 8 for n in self.nodes)
+    folded = {
+        name: f"+ {count(n['nodes'], 'node')}, {count(n['pages'] * view.page_size, 'token')}"
+        for name, n in folds.items()
+    }
+    layout = TreeLayout(nodes, folds, view.page_size, others)
+    drawing = _Drawing(nodes, folded, layout, marks, decode, last_use, room)
+    n_pages = sum(len(node.pages) for node in view.nodes)
+    words = [
+        f"Radix tree of {count(len(view.nodes), 'node')}: {count(n_pages, 'page')}, "
+        f"{count(n_pages * view.page_size, 'token')}." if view.nodes else "An empty radix tree."
+    ]  # fmt: skip
+    for node in nodes[:12]:
+        words.append(f"{node.letter} under {node.parent or 'the root'}: {drawing.facts(node)}.")
+    hidden = len(view.nodes) + len(ghosts) - len(nodes[:12])
+    words += [f"And {count(hidden, 'more node')}."] * bool(hidden)
+    states = {marks.of_node(node)[0] for node in nodes}
+    states |= {"locked" for node in kept if node.lock_ref}
+    return Part(
+        "tree", drawing.width, drawing.height, drawing.paint, states, drawing.lines(),
+        " ".join(words),
+    )  # fmt: skip
+
+
+class _Drawing:
+    def __init__(
+        self, nodes: list[NodeView], folds: dict[Name, str], layout: TreeLayout, marks: Marks,
+        decode: Decoder, last_use: bool, room: float,
+    ):  # fmt: skip
+        self.nodes, self.folds, self.layout, self.marks = nodes, folds, layout, marks
+        self.decode, self.last_use = decode, last_use
+        n_columns = max(1, layout.n_columns)
+        self.box_width = min(max((room - ROOT) / n_columns - GAP, 122), 190)
+        self.tall = any(5.2 * len(_size(n)) > self.span(n) - LETTER - 8 for n in nodes)
         self.box_height = 52 if self.tall else 38
         self.pitch = self.box_height + (20 if last_use else 14)
-        self.named = any(name_of(namespace) for namespace in self.layout.roots)
-        self.width: float = ROOT + n_columns * (GAP + self.box_width)
-        n_names = len(self.layout.roots) * self.named
-        self.height: float = 20 * n_names + self.layout.n_rows * self.pitch + 2
+        self.head = 20 * any(name_of(namespace) for namespace in layout.roots)
+        self.width = ROOT + n_columns * (GAP + self.box_width)
+        rows = [row for *_, row in (*layout.boxes.values(), *layout.folds.values())]
+        n_rows = max([*rows, *layout.roots.values()]) + 1  # without places kept free at the end
+        self.height = self.head * len(layout.roots) + n_rows * self.pitch + 2
 
-    def _span(self, node: NodeView) -> float:
+    def span(self, node: NodeView) -> float:
         first, last, _ = self.layout.boxes[node]
         return self.box_width + (last - first) * (self.box_width + GAP)
 
     def paint(self, canvas: Canvas, x: float, y: float) -> None:
-        """Draw it, with its top left corner at `x`, `y`."""
         ends: dict[Name, tuple[float, float]] = {}  # where edges to children begin
-        heads: dict[Hashable, float] = {}
+        tops: dict[Hashable, float] = {}  # of the first row
         middle = self.box_height / 2
 
-        def place(name: Name, column: int, row: int, state: str) -> tuple[float, float]:
-            """The left top corner of a box below `name`, with an edge that leads to it."""
+        def place(above: Name, column: int, row: int, state: str) -> tuple[float, float]:
+            """The left top corner of a box; an edge leads to it."""
             left = x + ROOT + GAP + column * (self.box_width + GAP)
-            top = heads[name[0]] + row * self.pitch
-            start, turn, level = ends[name], left - GAP / 2, top + middle
+            top = tops[above[0]] + row * self.pitch
+            start, turn, level = ends[above], left - GAP / 2, top + middle
             bend = [(turn, start[1]), (turn, level)] if start[1] != level else []
-            style = "dashed" if state == "evicted" else "solid"
-            width = 2.6 if state == "hit" else 1.2
-            canvas.line(start, *bend, (left, level), width=width, style=style)
+            canvas.line(
+                start, *bend, (left, level), width=2.6 if state == "hit" else 1.2,
+                style="dashed" if state == "evicted" else "solid",
+            )  # fmt: skip
             return left, top
 
         for i, (namespace, row) in enumerate(self.layout.roots.items()):
-            heads[namespace] = y + 10 + 20 * (i + 1) * self.named
-            top = heads[namespace] + row * self.pitch
-            ends[namespace, ""] = (x + ROOT, top + middle)
-            self._paint_root(canvas, x, top, namespace)
+            tops[namespace] = y + 10 + self.head * (i + 1)
+            level = tops[namespace] + row * self.pitch + middle
+            ends[namespace, ""] = (x + ROOT, level)
+            if self.head:
+                words = f"namespace {name_of(namespace) or 'without a name'}"
+                canvas.write(x, level - middle - 22, 300, words, size=10, color=theme.MUTED)
+            canvas.box(x, level - 13, ROOT, 26)
+            canvas.write(x, level - 6.6, ROOT, "root", align="center")
+            empty = "" if self.nodes or self.folds else "empty"
+            canvas.write(x + ROOT + 10, level - 6.6, 120, empty, color=theme.MUTED)
         for node in self.nodes:
             first, _, row = self.layout.boxes[node]
-            state, _ = self.marks.of_node(node)
-            left, top = place((node.namespace, node.parent), first, row, state)
-            ends.setdefault((node.namespace, node.letter), (left + self._span(node), top + middle))
-            self._paint_node(canvas, left, top, node)
+            above = (node.namespace, node.parent)
+            left, top = place(above, first, row, self.marks.of_node(node)[0])
+            ends.setdefault((node.namespace, node.letter), (left + self.span(node), top + middle))
+            self.paint_node(canvas, left, top, node)
         for name, (column, row) in self.layout.folds.items():
             left, top = place(name, column, row, "idle")
-            w, h = self.box_width - 4, self.box_height - 4
             for inset in (4, 0):  # two sheets of a pile
+                w, h = self.box_width - 4, self.box_height - 4
                 canvas.box(left + inset, top + inset, w, h, border="faint")
-            text = str(self.folds[name]).replace(", ", "\n")
+            text = self.folds[name].replace(", ", "\n")
             canvas.write(left, top + middle - 14, w, text, size=10, align="center")
 
-    def _paint_root(self, canvas: Canvas, x: float, top: float, namespace: Hashable) -> None:
-        middle = top + self.box_height / 2
-        if self.named:
-            name = name_of(namespace) or "without a name"
-            canvas.write(x, top - 22, 300, f"namespace {name}", size=10, color=theme.MUTED)
-        canvas.box(x, middle - 13, ROOT, 26)
-        canvas.write(x, middle - 6.6, ROOT, "root", align="center")
-        if not self.nodes and not self.folds:
-            canvas.write(x + ROOT + 10, middle - 6.6, 120, "empty", color=theme.MUTED)
-
-    def _paint_node(self, canvas: Canvas, x: float, y: float, node: NodeView) -> None:
-        w, h = self._span(node), self.box_height
+    def paint_node(self, canvas: Canvas, x: float, y: float, node: NodeView) -> None:
+        w, h = self.span(node), self.box_height
         state, level = self.marks.of_node(node)
         look, locked = theme.STATES[state], node.lock_ref > 0 and not node.ghost
         canvas.box(x, y, w, h, look.fill, border="double" if locked else look.border, level=level)
@@ -109,78 +131,51 @@ class TreePart:
         canvas.write(x + LETTER + 2, y + 5, inside, text, mono=True)
         facts = _size(node).replace(" · ", "\n" if self.tall else " · ")
         canvas.write(x + LETTER + 2, y + 20, inside, facts, size=10)
-        if locked:
-            fill = theme.STATES["locked"].fill
-            _badge(canvas, x + w - 6, y - 9, f"locked {node.lock_ref}", fill)
+        badges = [(f"locked {node.lock_ref}", y - 9, theme.STATES["locked"].fill)] * locked
         if self.last_use and not node.ghost:
-            _badge(canvas, x + w - 6, y + h - 5, f"used at {node.last_access}", theme.PAPER)
-
-    def states(self) -> set[str]:
-        """The states that it shows, for the legend."""
-        locked = {"locked" for node in self.nodes if node.lock_ref and not node.ghost}
-        return locked | {self.marks.of_node(node)[0] for node in self.nodes}
+            badges.append((f"used at {node.last_access}", y + h - 5, theme.PAPER))
+        for text, top, fill in badges:
+            wide = 5.2 * len(text) + 8
+            canvas.box(x + w - 6 - wide, top, wide, 14, fill)
+            canvas.write(x + w - 6 - wide, top + 1.6, wide, text, size=9, align="center")
 
     def lines(self) -> list[str]:
-        """It drawn with characters, at most 100 columns wide."""
         by_row = sorted(self.nodes, key=lambda node: self.layout.boxes[node][2])
+        living = {node.letter for node in self.nodes if not node.ghost}
         lines: list[str] = []
 
-        def descend(namespace: Hashable, parent: str, rule: str) -> None:
-            fold = self.folds.get((namespace, parent))
-            children = [n for n in by_row if (n.namespace, n.parent) == (namespace, parent)]
+        def descend(name: Name, rule: str) -> None:
+            fold = self.folds.get(name)
+            children = [node for node in by_row if (node.namespace, node.parent) == name]
             for node in children:
-                last = node is children[-1] and fold is None
-                start, facts = f"{rule}{'└─' if last else '├─'} {node.letter}  ", self._facts(node)
+                last = fold is None and node is children[-1]
+                start, facts = f"{rule}{'└─' if last else '├─'} {node.letter}  ", self.facts(node)
                 room = min(44, max(8, 98 - len(start) - len(facts)))
                 lines.append(f"{start}{token_text(node.tokens, room, self.decode)}  {facts}"[:100])
-                if not (node.ghost and node.letter in self.living):
-                    descend(namespace, node.letter, rule + ("   " if last else "│  "))
-            if fold is not None:
-                lines.append(f"{rule}└─ {fold}")
+                if not (node.ghost and node.letter in living):
+                    descend((node.namespace, node.letter), rule + ("   " if last else "│  "))
+            lines.extend([f"{rule}└─ {fold}"] * (fold is not None))
 
         for namespace in self.layout.roots:
             name = name_of(namespace)
-            lines.append("root" + f" of namespace {name}" * bool(name) + " (empty)" * (not by_row))
-            descend(namespace, "", "")
+            empty = " (empty)" * (not self.nodes and not self.folds)
+            lines.append("root" + f" of namespace {name}" * bool(name) + empty)
+            descend((namespace, ""), "")
         return lines
 
-    def _facts(self, node: NodeView) -> str:
-        facts = _size(node).split(" · ")
-        if node.ghost:
-            facts[-1] = f"had {facts[-1]}"
-        elif node.lock_ref:
-            facts.append(f"locked {node.lock_ref}")
+    def facts(self, node: NodeView) -> str:
         look = theme.STATES[self.marks.of_node(node)[0]]
-        if look.mark:
-            facts.append(f"{look.mark} {look.word}")
-        if self.last_use and not node.ghost:
-            facts.append(f"used at {node.last_access}")
+        tokens, pages = _size(node).split(" · ")
+        facts = [tokens, f"had {pages}" if node.ghost else pages]
+        facts += [f"locked {node.lock_ref}"] * (node.lock_ref > 0 and not node.ghost)
+        facts += [f"{look.mark} {look.word}"] * bool(look.mark)
+        facts += [f"used at {node.last_access}"] * (self.last_use and not node.ghost)
         return ", ".join(facts)
-
-    def words(self) -> str:
-        """What is to be seen, for who does not see it."""
-        if not self.view.nodes and not self.nodes:
-            return "An empty radix tree."
-        n_pages = sum(len(node.pages) for node in self.view.nodes)
-        words = [
-            f"Radix tree of {count(len(self.view.nodes), 'node')}: {count(n_pages, 'page')}, "
-            f"{count(n_pages * self.view.page_size, 'token')}."
-        ]
-        for node in self.nodes[:12]:
-            words.append(f"{node.letter} under {node.parent or 'the root'}: {self._facts(node)}.")
-        hidden = len(self.nodes[12:]) + sum(fold.nodes for fold in self.folds.values())
-        return " ".join(words) + f" And {count(hidden, 'more node')}." * bool(hidden)
 
 
 def _size(node: NodeView) -> str:
     pages = f"page{'s' * (len(node.pages) > 1)} {id_ranges(node.pages, most=3)}"
     return f"{count(len(node.tokens), 'token')} · {pages}"
-
-
-def _badge(canvas: Canvas, right: float, y: float, text: str, fill: str) -> None:
-    width = 5.2 * len(text) + 8
-    canvas.box(right - width, y, width, 14, fill)
-    canvas.write(right - width, y + 1.6, width, text, size=9, align="center")
 
 
 def draw_tree(
@@ -197,7 +192,7 @@ def draw_tree(
     letters, marks = letters_of(tree), Marks.of(hit, new, evicted)
     view = letters.view(tree)
     ghosts = letters.ghosts(marks.evicted, view)
-    part = TreePart(
+    part = tree_part(
         view, marks, ghosts=ghosts, decode=decode, last_use=last_use, limit=limit,
         others=letters.before if ghosts else (),
     )  # fmt: skip

@@ -7,34 +7,22 @@ row, and nothing else moves.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
 from radix_lib.radix_tree import NO_PAGES, RadixTree, TreeNode
-from radix_lib.teaching.labels import count
 from radix_lib.teaching.views import Marks, NodeView, TreeView
 
 #: A node by its namespace and letter; a root has the letter "".
 Name = tuple[Hashable, str]
 
 
-@dataclass
-class Fold:
-    """How much is hidden below one node."""
-
-    nodes: int = 0
-    tokens: int = 0
-
-    def __str__(self) -> str:
-        return f"+ {count(self.nodes, 'node')}, {count(self.tokens, 'token')}"
-
-
 def choose(
     view: TreeView, ghosts: Sequence[NodeView], marks: Marks, limit: int
-) -> tuple[list[NodeView], dict[Name, Fold]]:
-    """At most `limit` nodes to draw, and what is folded below them.
+) -> tuple[list[NodeView], dict[Name, Counter[str]]]:
+    """At most `limit` nodes to draw, and how many nodes and pages are folded below each.
 
     Nodes with a mark come first, with what leads to them, then those nearest to the root.
     """
@@ -46,13 +34,12 @@ def choose(
     for node in marked + sorted(view.nodes, key=lambda node: len(lines[node.letter])):
         if len(kept.union(lines[node.letter])) <= limit:
             kept.update(lines[node.letter])
-    folds: dict[Name, Fold] = {}
+    folds: dict[Name, Counter[str]] = {}
     for node in view.nodes:
         if node.letter not in kept:
             above = next((letter for letter in lines[node.letter] if letter in kept), "")
-            fold = folds.setdefault((node.namespace, above), Fold())
-            fold.nodes += 1
-            fold.tokens += len(node.pages) * view.page_size
+            fold = folds.setdefault((node.namespace, above), Counter())
+            fold.update(nodes=1, pages=len(node.pages))
     return [node for node in view.nodes if node.letter in kept], folds
 
 
@@ -65,33 +52,30 @@ class TreeLayout:
     """
 
     def __init__(
-        self, nodes: Sequence[NodeView], folds: dict[Name, Fold], page_size: int,
+        self, nodes: Sequence[NodeView], folds: Iterable[Name], page_size: int,
         others: Sequence[NodeView] = (),
     ):  # fmt: skip
         self.boxes: dict[NodeView, tuple[int, int, int]] = {}
         self.folds: dict[Name, tuple[int, int]] = {}
         self.roots: dict[Hashable, int] = {}
         self.n_rows = self.n_columns = 0
-        cuts, names = RadixTree(page_size), dict.fromkeys(name for name, _ in folds)
+        cuts, names = RadixTree(page_size), {name: None for name, _ in folds}
         for node in [*others, *nodes]:
             names[node.namespace] = None
             for key in (node.path, node.end):
                 cuts.insert(key, np.arange(len(key) // cuts.page_bytes), node.namespace)
-        line = {node: [at for at, _ in cuts.walk(node.end, node.namespace)] for node in nodes}
-        folded: dict[TreeNode, Name] = {}
-        for node in nodes:
-            if (node.namespace, node.letter) in folds and not node.ghost:
-                folded[line[node][-1]] = (node.namespace, node.letter)
+        lines = {node: [at for at, _ in cuts.walk(node.end, node.namespace)] for node in nodes}
+        ends = {(n.namespace, n.letter): line[-1] for n, line in lines.items() if not n.ghost}
+        for name in names or {None: None}:
+            ends[name, ""] = cuts.roots.get(name) or TreeNode(b"", NO_PAGES, None, name)
+        folded = {ends[name]: name for name in folds}
         rows: dict[TreeNode, int] = {}
         for name in names or {None: None}:
-            root = cuts.roots.get(name) or TreeNode(b"", NO_PAGES, None, name)
-            if (name, "") in folds:
-                folded[root] = (name, "")
             self.roots[name] = self.n_rows
-            self._descend(root, 0, rows, folded)
-        for node in nodes:
+            self._descend(ends[name, ""], 0, rows, folded)
+        for node, line in lines.items():
             first = sum(1 for _ in cuts.walk(node.path, node.namespace))
-            self.boxes[node] = (first, len(line[node]) - 1, rows[line[node][-1]])
+            self.boxes[node] = (first, len(line) - 1, rows[line[-1]])
 
     def _descend(
         self, at: TreeNode, column: int, rows: dict[TreeNode, int], folded: dict[TreeNode, Name]

@@ -1,7 +1,6 @@
-"""What a tree and a pool look like at one moment, with a letter a node that stays with it.
+"""What a tree looks like at one moment, with a letter a node that stays with it from then on.
 
-A figure is drawn from views, never from the living tree, so that a moment can be kept and drawn
-later.
+A figure is drawn from views, never from the living tree: a moment can be kept and drawn later.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from radix_lib.radix_tree import TOKEN_BYTES, RadixTree, TreeNode, unpack_tokens
+from radix_lib.radix_tree import RadixTree, TreeNode, unpack_tokens
 
 
 @dataclass(frozen=True)
@@ -56,43 +55,33 @@ class Marks:
     evicted: frozenset[int] = frozenset()
 
     @classmethod
-    def of(
-        cls, hit: Iterable[object], new: Iterable[object], evicted: Iterable[object]
-    ) -> Marks:
-        """Marks from page ids, or from nodes whose pages are meant."""
-
-        def ids(items: Iterable[Any]) -> frozenset[int]:
-            return frozenset(int(p) for item in items for p in getattr(item, "pages", (item,)))
-
-        return cls(ids(hit), ids(new), ids(evicted))
+    def of(cls, *states: Iterable[Any]) -> Marks:
+        """Hit, new and evicted, each from page ids, or from nodes whose pages are meant."""
+        ids = ([int(p) for x in items for p in getattr(x, "pages", (x,))] for items in states)
+        return cls(*map(frozenset, ids))
 
     def of_page(self, page: int, held: bool, locked: bool) -> str:
-        """The state that colours a page: the strongest that holds."""
+        """The state that colours a page."""
         if not held:
             return "evicted" if page in self.evicted else "free"
-        for state in ("new", "hit"):
-            if page in getattr(self, state):
-                return state
-        return "locked" if locked else "idle"
+        return (
+            "new" if page in self.new else "hit" if page in self.hit
+            else "locked" if locked else "idle"
+        )  # fmt: skip
 
     def of_node(self, node: NodeView) -> tuple[str, float]:
         """The state that colours a node, and how much of its edge is in that state."""
         if node.ghost:
             return "evicted", 1.0
-        for state in ("new", "hit"):
-            share = len(getattr(self, state).intersection(node.pages)) / len(node.pages)
-            if share:
-                return state, share
+        for state, pages in (("new", self.new), ("hit", self.hit)):
+            if n_pages := len(pages.intersection(node.pages)):
+                return state, n_pages / len(node.pages)
         return ("locked" if node.lock_ref else "idle"), 1.0
 
 
 def letter(n: int) -> str:
-    """Letter number `n`, counted from 0.
-
-    >>> letter(0), letter(25), letter(26)
-    ('A', 'Z', 'AA')
-    """
-    return letter(n // 26 - 1) * (n >= 26) + chr(65 + n % 26) if n >= 0 else ""
+    """Letter number `n`, counted from 0: A … Z, then AA, AB and so on."""
+    return letter(n // 26 - 1) + chr(65 + n % 26) if n >= 0 else ""
 
 
 class Letters:
@@ -119,40 +108,34 @@ class Letters:
                 node.key, tuple(node.pages.tolist()),
                 getattr(node, "lock_ref", 0), getattr(node, "last_access", 0),
             )  # fmt: skip
-        self._remember(now)
-        return TreeView(tree.page_size, tuple(now.values()))
-
-    def _remember(self, now: dict[str, NodeView]) -> None:
-        gone = []
-        for mark, old in self._seen.items():
-            new = now.get(mark)
-            if new is None:
-                gone.append(replace(old, ghost=True))
-            elif len(new.end) < len(old.end):  # a leaf lost its end
-                edge = old.end[len(new.end) :]
-                n_pages = len(old.pages) * len(edge) // len(old.edge)
-                lost = old.pages[len(old.pages) - n_pages :]
-                gone.append(replace(
-                    old, parent=mark, path=new.end, edge=edge, pages=lost, ghost=True
-                ))  # fmt: skip
+        gone = [ghost for old in self._seen.values() for ghost in _lost(old, now.get(old.letter))]
         if gone:
             self._gone, self.before = gone, tuple(self._seen.values())
         self._seen = now
+        return TreeView(tree.page_size, tuple(now.values()))
 
-    def ghosts(self, evicted: Iterable[int], view: TreeView) -> list[NodeView]:
+    def ghosts(self, evicted: frozenset[int], view: TreeView) -> list[NodeView]:
         """What was seen of the nodes that held the evicted pages and are gone, top down."""
-        pages, there = set(evicted), {node.letter for node in view.nodes} | {""}
-        first = view.page_size * TOKEN_BYTES
-        found = []
+        found: list[NodeView] = []
         for ghost in sorted(self._gone, key=lambda ghost: len(ghost.path)):
-            start = ghost.path + ghost.edge[:first]  # something new may stand in its place
-            taken = any(
-                n.namespace == ghost.namespace and n.end.startswith(start) for n in view.nodes
-            )
-            if pages & set(ghost.pages) and ghost.parent in there and not taken:
+            page = len(ghost.edge) // len(ghost.pages)
+            start = ghost.path + ghost.edge[:page]  # something new may stand in its place
+            taken = {node.namespace for node in view.nodes if node.end.startswith(start)}
+            if evicted.intersection(ghost.pages) and ghost.namespace not in taken:
                 found.append(ghost)
-                there.add(ghost.letter)
-        return found
+        there = {"", *(node.letter for node in [*view.nodes, *found])}
+        return [ghost for ghost in found if ghost.parent in there]
+
+
+def _lost(old: NodeView, new: NodeView | None) -> list[NodeView]:
+    """What is gone of a node: all of it, or the end of a leaf."""
+    if new is None:
+        return [replace(old, ghost=True)]
+    edge = old.end[len(new.end) :]
+    n_pages = len(old.pages) * len(edge) // len(old.edge)
+    pages = old.pages[len(old.pages) - n_pages :]
+    end = replace(old, parent=old.letter, path=new.end, edge=edge, pages=pages, ghost=True)
+    return [end] * bool(edge)
 
 
 _LETTERS: weakref.WeakKeyDictionary[RadixTree, Letters] = weakref.WeakKeyDictionary()

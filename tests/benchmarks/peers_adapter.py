@@ -34,5 +34,5 @@ class Ours:
     def check(self):
         self.router.check_integrity()
         usage = self.router.usage()
-        assert usage.locked == usage.private == 0 and usage.free + usage.unlocked == self.router.page_manager.n_pages
+        assert usage.locked == usage.private == 0, usage
         return {"free": usage.free, "unlocked": usage.unlocked}

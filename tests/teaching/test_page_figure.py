@@ -11,7 +11,7 @@ import pytest
 from radix_lib.page_manager import PageManager
 from radix_lib.teaching import theme
 from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.page_figure import CELL, HEIGHT, RowsPart, StripPart, draw_pages
+from radix_lib.teaching.page_figure import CELL, HEIGHT, draw_pages, rows_part, strip_part
 from radix_lib.teaching.pool_view import names_of, pool_view
 from radix_lib.teaching.scene import draw_scene
 from radix_lib.teaching.views import Marks
@@ -143,6 +143,7 @@ def test_a_large_pool_is_told_in_short():
     assert figure.text.splitlines()[4] == (
         "R1: pages 0 1 2 3 4 5 6 7 8 9 10 11 … 247 248 +249"
     )
+    assert "Locked: 0–248. " in figure.alt  # told in words, though most are not drawn
     assert len(draw_pages(router).svg) < 20_000
 
 
@@ -150,14 +151,15 @@ def test_a_pool_in_a_hundred_pieces_is_cut_and_the_rest_counted():
     manager = PageManager(400, 4)
     pages = manager.allocate(400)
     manager.release(pages[::2])
-    part = StripPart(pool_view(manager), limit=65)
-    assert len(part.cells) == 65
-    assert part.cells[-1] == ("+ 336", "pages")
+    part = strip_part(pool_view(manager), limit=65)
+    assert part.lines[-3].endswith("│ + 336 │")
+    assert part.lines[-2].endswith("│ pages │")
+    assert len(part.lines) == 1 + 3 * 6
 
 
 @pytest.mark.parametrize("n_pages", [1, 12, 13, 65])
 def test_the_drawing_is_a_whole_table(n_pages: int):
-    lines = StripPart(pool_view(PageManager(n_pages, 4))).lines()
+    lines = strip_part(pool_view(PageManager(n_pages, 4))).lines
     assert lines[0][0] + lines[0][-1] + lines[-1][0] + lines[-1][-1] == "┌┐└┘"
     assert len(lines) == 1 + 3 * -(-n_pages // 12)
     assert max(map(len, lines)) <= 100
@@ -172,5 +174,5 @@ def test_marks_are_given_by_page_or_by_node():
 
 
 def test_a_part_without_requests_has_no_rows():
-    assert RowsPart(pool_view(PageManager(4, 4))).lines() == []
+    assert rows_part(pool_view(PageManager(4, 4))).lines == []
     assert "REQUESTS" not in draw_scene(new_router()).svg

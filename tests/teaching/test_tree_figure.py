@@ -18,7 +18,8 @@ from radix_lib.router import Namespace, Router
 from radix_lib.teaching import theme
 from radix_lib.teaching.canvas import Canvas
 from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.tree_figure import TreePart, draw_tree
+from radix_lib.teaching.labels import columns
+from radix_lib.teaching.tree_figure import draw_tree, tree_part
 from radix_lib.teaching.tree_layout import TreeLayout
 from radix_lib.teaching.views import Letters, Marks, letters_of
 from tests.teaching.scenes import SYSTEM, decode, new_router, run, two_requests
@@ -140,6 +141,21 @@ def test_what_was_evicted_is_drawn_where_it_stood():
     assert "evicted" not in draw_tree(router.cache).text
 
 
+def test_a_whole_branch_that_went_is_drawn():
+    router = new_router()
+    for text in ("Hello, you.", "Hello, two of you.", "Goodbye."):
+        run(router, text)
+    draw_tree(router.cache)
+    evicted = router.cache.evict(5)
+    assert draw_tree(router.cache, decode=decode, evicted=evicted).text == (
+        "root\n"
+        "├─ A  Hell  4 tokens, had page 0, × evicted\n"
+        "│  ├─ B  o,·y  4 tokens, had page 1, × evicted\n"
+        "│  └─ C  o,·two·of·yo  12 tokens, had pages 2–4, × evicted\n"
+        "└─ D  Goodbye.  8 tokens, pages 5–6"
+    )
+
+
 def test_a_leaf_that_lost_its_end_is_drawn_with_it():
     router = new_router()
     run(router, SYSTEM)
@@ -253,6 +269,18 @@ def test_every_line_of_the_drawing_fits_100_columns(n: int):
     assert max(map(len, figure.text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("text", ["i" * 200, "W" * 200, "中" * 80, "a·b" * 60])
+def test_token_text_ends_inside_its_box(text: str):
+    tree = RadixTree()
+    tree.insert(range(1, 90), np.arange(89))
+    figure = draw_tree(tree, decode=lambda _: text)
+    left = next(iter(boxes(figure).values()))[2]
+    words = [e for e in ET.fromstring(figure.svg).iter(f"{SVG}text") if "Cousine" in str(e.attrib)]
+    assert len(words) == 1
+    end = float(words[0].get("x", "")) + 6.6 * columns(words[0].text or "")
+    assert left + 150 < end < left + 190
+
+
 def test_the_figure_is_as_wide_as_a_notebook_shows():
     router, _ = two_requests()
     run(router, SYSTEM + "Who wrote Faust?")
@@ -273,6 +301,6 @@ def test_a_part_can_be_painted_anywhere():
     router, _ = two_requests()
     view = Letters().view(router.cache)
     canvas = Canvas()
-    TreePart(view, Marks()).paint(canvas, 200, 100)
+    tree_part(view, Marks()).paint(canvas, 200, 100)
     found = boxes(canvas.figure(900, 300, "", ""))
     assert all(left >= 200 and top >= 100 for _, _, left, top in found.values())

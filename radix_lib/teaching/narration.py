@@ -1,0 +1,152 @@
+"""What an operation did, in words: told by comparing tree and pages before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from radix_lib.radix_tree import TOKEN_BYTES, pack_tokens
+from radix_lib.teaching.labels import count, id_ranges, name_of
+from radix_lib.teaching.pool_view import PoolView
+from radix_lib.teaching.views import TreeView
+
+
+def pages_of(tree: TreeView) -> set[int]:
+    """The pages that a tree lists."""
+    return {page for node in tree.nodes for page in node.pages}
+
+
+class Narrator:
+    """Tells one operation: what it was `given`, its `result`, and what is different afterwards.
+
+    `requests` maps the leases of before and after to their names.
+    """
+
+    def __init__(
+        self, given: Mapping[str, Any], result: Any, trees: tuple[TreeView, TreeView],
+        pools: tuple[PoolView | None, PoolView | None], requests: Mapping[Any, str],
+    ):  # fmt: skip
+        self.given, self.result, self.requests = given, result, requests
+        before, after = trees
+        self.page_size = after.page_size
+        self.came = pages_of(after) - pages_of(before)
+        self.gone = pages_of(before) - pages_of(after)
+        self.old, self.new = ({node.letter: node for node in tree.nodes} for tree in trees)
+        self.splits = {  # upper part: lower part, which is the old node
+            node.parent: letter
+            for letter, node in self.new.items()
+            if letter in self.old and len(node.path) > len(self.old[letter].path)
+        }
+        self.leaves = [a for a in self.new if a not in self.old and a not in self.splits]
+        self.letters = {(node.namespace, node.end): node.letter for node in after.nodes}
+        self.locked = [
+            {page for node in tree.nodes if node.lock_ref for page in node.pages} for tree in trees
+        ]
+        self.freed: list[int] = []
+        self.tables: list[dict[str, tuple[int, ...]]] = []
+        if pools[0] and pools[1]:
+            counts = enumerate(zip(pools[0].counts, pools[1].counts, strict=True))
+            self.freed = [page for page, (held, now) in counts if held and not now]
+            self.tables = [{r.name: r.pages for r in pool.requests} for pool in pools if pool]
+
+    def tell(self, operation: str, alone: bool) -> str:
+        """The operation's name, what it did, and, if told `alone`, what changed on the way."""
+        words = [getattr(self, f"_{operation}")()]
+        if alone:
+            splits = self.splits.items()
+            words += [f"node {low} is split, {up} is its upper part" for up, low in splits]
+        if alone and self.gone and operation != "evict":
+            words.append(f"{_pages(self.gone)} evicted to make room")
+        return f"{operation}: {'; '.join(words)}"
+
+    def _asked(self) -> tuple[int, str]:
+        n_tokens = len(pack_tokens(self.given["tokens"])) // TOKEN_BYTES
+        name = name_of(self.given.get("namespace"))
+        return n_tokens // self.page_size, f" in namespace {name}" if name else ""
+
+    def _match(self) -> str:
+        asked, where = self._asked()
+        if not asked:
+            return f"less than a page of {count(self.page_size, 'token')}, nothing to look for"
+        return f"{len(self.result.pages)} of {count(asked, 'page')} found{where}"
+
+    def _insert(self) -> str:
+        asked, where = self._asked()
+        if not asked:
+            return f"less than a page of {count(self.page_size, 'token')}, nothing to keep"
+        known = self.result.pages.tolist()
+        own = [int(page) for page in self.given["pages"][: len(known)]]
+        words = [f"{len(known)} of {count(asked, 'page')} known{where}"]
+        words += [f"{_pages(self.came)} new, as node {leaf}" for leaf in self.leaves]
+        duplicates = [page for page, kept in zip(own, known, strict=True) if page != kept]
+        words += [f"{_pages(duplicates)} not needed: duplicates"] * bool(duplicates)
+        return ", ".join(words)
+
+    def _lock(self) -> str:
+        before, after = self.locked
+        return f"the path to {self._node()}, {_pages(after - before)} protected by it"
+
+    def _unlock(self) -> str:
+        before, after = self.locked
+        return f"the path to {self._node()}, {_pages(before - after)} may be evicted again"
+
+    def _node(self) -> str:
+        node, path = self.given["node"], b""
+        namespace = node.namespace
+        while node is not None:
+            path, node = node.key + path, node.parent
+        return f"node {self.letters[namespace, path]}" if path else "the root"
+
+    def _evict(self) -> str:
+        return f"{_pages(self.gone)} thrown out, {self._left()}"
+
+    def _left(self) -> str:
+        gone = [letter for letter in self.old if letter not in self.new]
+        cut = [
+            letter for letter, node in self.new.items()
+            if letter in self.old and len(node.end) < len(self.old[letter].end)
+        ]  # fmt: skip
+        words = [f"node {letter} is gone" for letter in gone]
+        return ", ".join([*words, *(f"node {letter} is shorter" for letter in cut)]) or "no node"
+
+    def _allocate(self) -> str:
+        return f"{_pages(self.result.tolist())} taken from the free ones"
+
+    def _admit(self) -> str:
+        lease = self.result
+        own = _pages(lease.page_table[lease.n_shared :].tolist())
+        n_cached = f"{lease.n_cached} of {count(lease.n_tokens, 'token')}"
+        return f"{self.requests[lease]} reuses {n_cached} and gets {own}"
+
+    def _fork(self) -> str:
+        fork, lease = self.requests[self.result], self.requests[self.given["lease"]]
+        own = self.result.page_table[self.result.n_shared :].tolist()
+        more = f" and gets {_pages(own)}" if own else ""
+        return f"{fork} shares {count(self.result.n_shared, 'page')} with {lease}{more}"
+
+    def _commit(self) -> str:
+        name = self.requests[self.given["lease"]]
+        before, after = (tables[name] for tables in self.tables)
+        words = [f"the tree has {_pages(self.came)} of {name} now" if self.came
+                 else f"the tree had all of {name}"]
+        own = [page for page, kept in zip(before, after, strict=True) if page != kept]
+        words += [f"{_pages(own)} freed: duplicates"] * bool(own)
+        return ", ".join(words)
+
+    def _finish(self) -> str:
+        name = self.requests[self.given["lease"]]
+        words = [f"{name} ends"]
+        words += [f"the tree keeps {_pages(self.came)}"] * bool(self.came)
+        return ", ".join([*words, f"{_pages(self.freed)} free again"])
+
+    _cancel = _finish
+
+
+def _pages(pages: Iterable[int]) -> str:
+    """Pages by their ids.
+
+    >>> _pages([1]), _pages({2, 1, 3}), _pages([])
+    ('page 1', 'pages 1–3', 'no page')
+    """
+    ids = sorted(pages)
+    return f"page{'s' * (len(ids) > 1)} {id_ranges(ids)}" if ids else "no page"

@@ -1,0 +1,146 @@
+"""The frame around every widget: rows of controls, a message, a picture.
+
+Only `observe`, `on_click` and `widgets.HTML` are used: what `interact` and Output widgets print
+cannot be compared when a notebook is run again.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.recorder import Frame, film_strip
+from radix_lib.teaching.theme import STATES
+
+#: Text beside a picture takes the colours of the page, light or dark.
+TEXT = "color:var(--jp-ui-font-color1,#111);line-height:1.4;overflow-wrap:anywhere"
+
+#: A figure shrinks with the window, but not until nobody can read it: then it scrolls.
+READABLE = '<div style="min-width:480px">'
+
+
+def encode(text: str) -> list[int]:
+    """A byte a token: trees of it can be read."""
+    return list(text.encode())
+
+
+def decode(tokens: list[int]) -> str:
+    """The text of tokens, or of a part of it."""
+    return bytes(tokens).decode("utf8", "replace")
+
+
+def button(text: str, tooltip: str, action: Callable[[], None]) -> widgets.Button:
+    """A button as wide as its text, reached with Tab and pressed with Enter or Space."""
+    made = widgets.Button(description=text, tooltip=tooltip, layout={"width": "auto"})
+    made.on_click(lambda _: action())
+    return made
+
+
+def labelled(kind: type, label: str, width: str = "auto", **settings: Any) -> Any:
+    """A control with a label that is not cut off."""
+    look = {"style": {"description_width": "initial"}, "layout": {"width": width}}
+    return kind(description=label, **look, **settings)
+
+
+class Lab:
+    """A widget: rows of controls, a message for the reader, and a figure.
+
+    A subclass makes its controls, calls `super().__init__(rows)`, then `act` with what gives it
+    its first figure; it says in `draw` what that is, and in `check` what must hold at all times.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[widgets.Widget]]):
+        self.message, self.refused = "", False
+        self._message = widgets.HTML()
+        self._picture = widgets.HTML(layout={"overflow": "auto hidden"})
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="center", width="100%")
+        boxes = [widgets.Box(list(row), layout=wrap) for row in rows]
+        self.box = widgets.VBox([*boxes, self._message, self._picture])
+
+    def draw(self) -> Figure:
+        """The figure of the state as it is now."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise AssertionError if the state is broken."""
+
+    def act(self, action: Callable[..., str], *given: Any) -> None:
+        """Do what the reader asked for and show what came of it; a refusal is told in words."""
+        try:
+            self.say(action(*given))
+        except (ValueError, RuntimeError) as error:
+            self.say(str(error), refused=True)
+        self.check()
+        self.show()
+
+    def say(self, message: str, refused: bool = False) -> None:
+        """Put a message above the figure; one that refuses has a mark."""
+        self.message, self.refused = message, refused
+        mark = f"border-left:4px solid {STATES['evicted'].fill};padding-left:8px" if refused else ""
+        text = f"<b>Not done.</b> {html.escape(message)}" if refused else html.escape(message)
+        self._message.value = f'<div role="status" style="{TEXT};{mark}">{text}</div>'
+
+    def show(self) -> None:
+        """Draw the figure again."""
+        self.figure = self.draw()
+        self._picture.value = f"{READABLE}{self.figure.svg}</div>"
+
+    def static(self) -> Figure:
+        """The story of the widget as it is now, for readers who run nothing."""
+        return self.figure
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: run this cell to play with it"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return {**self.box._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+
+
+class Stepper(Lab):
+    """Recorded frames to step through: a slider, a play button, back and forward.
+
+    The slider counts from 1. Subclasses add controls of their own and `record` new frames.
+    """
+
+    def __init__(
+        self, frames: Sequence[Frame] | None = None, rows: Sequence[Sequence[Any]] = ()
+    ):  # fmt: skip
+        self.slider = labelled(widgets.IntSlider, "step", "min(320px, 100%)", min=1, max=1)
+        self.play = widgets.Play(min=1, max=1, interval=900, show_repeat=False)
+        self.play.layout.width = "90px"
+        widgets.link((self.play, "value"), (self.slider, "value"))
+        self.back = button("◀ back", "one step back", lambda: self._move(-1))
+        self.forward = button("forward ▶", "one step forward", lambda: self._move(1))
+        super().__init__([*rows, [self.back, self.forward, self.slider, self.play]])
+        self.frames: list[Frame] = []
+        self.slider.observe(lambda _: self.show(), "value")
+        if frames is not None:
+            self.record(frames)
+            self.show()
+
+    def record(self, frames: Sequence[Frame]) -> None:
+        """Replace the frames and go to the last one. Raises ValueError if there is none."""
+        if not frames:
+            raise ValueError("There are no frames: record an operation first.")
+        self.frames, self._figures = list(frames), dict[int, Figure]()
+        for control in (self.slider, self.play):
+            control.max = len(self.frames)
+        self.slider.value = len(self.frames)
+
+    def draw(self) -> Figure:
+        """The frame at which the slider stands."""
+        at = min(self.slider.value, len(self.frames)) - 1
+        if at not in self._figures:
+            self._figures[at] = self.frames[at].figure(self.frames)
+        return self._figures[at]
+
+    def static(self) -> Figure:
+        """All frames in one figure."""
+        return film_strip(self.frames)
+
+    def _move(self, by: int) -> None:
+        self.slider.value += by  # the slider keeps within its ends

@@ -1,0 +1,170 @@
+"""Chapter 07: a chat with the real model, and what the cache saves in each turn."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import Generator
+from contextlib import closing
+from typing import cast
+
+import ipywidgets as widgets
+
+from radix_lib.page_manager import OutOfPages, PageManager
+from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_model import Generation, RadixAttentionModel
+from radix_lib.router import Router
+from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.recorder import Recorder, film_strip
+from radix_lib.teaching.scene import draw_scene
+from radix_lib.teaching.widgets.base import TEXT, Lab, button, labelled
+
+#: A chat that was never answered by a model: what `static` shows.
+STORY = [
+    ("user", "Name a river in France."),
+    ("assistant", "The Seine, which flows through Paris."),
+    ("user", "And one in Egypt?"),
+]
+
+
+class LiveChat(Lab):
+    """Chat with a model; each turn shows what was reused and computed, and the tree grows.
+
+    The answer is made a token at a time in the kernel's own event loop, which takes clicks in
+    between. No thread touches the cache, so other cells may use the model between two tokens.
+    """
+
+    def __init__(self, model: RadixAttentionModel, *, max_new_tokens: int = 48):
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.task: asyncio.Task[None] | None = None  # the answer under way
+        self.text = labelled(
+            widgets.Text, "you", "min(480px, 100%)", value=STORY[0][1],
+            placeholder="say something",
+        )  # fmt: skip
+        self.send = button("send", "send what is in the box", lambda: self.act(self.start))
+        self.stop = button("stop", "stop the answer", lambda: self.act(self.halt))
+        self.clear = button("new chat", "forget the conversation", lambda: self.act(self.begin))
+        self._talk = widgets.HTML()
+        super().__init__([[self.text, self.send, self.stop, self.clear]])
+        self.box.children = (self._talk, *self.box.children)
+        self.act(self.begin)
+
+    def begin(self) -> str:
+        """Forget the conversation. What the cache holds of it stays."""
+        self._expect_idle()
+        self.messages: list[dict[str, str]] = []
+        self.turns: list[Generation] = []
+        self._hit: list[int] = []
+        self._before = self._in_tree()
+        self._tell()
+        return "Say something. Each turn sends the whole conversation again."
+
+    def start(self) -> str:
+        """Send the text in the box; `task` is the answer under way."""
+        self._expect_idle()
+        text = self.text.value.strip()
+        if not text:
+            raise ValueError("The box is empty: type something.")
+        loop = asyncio.get_running_loop()
+        self.messages.append({"role": "user", "content": text})
+        self.text.value, self._stopped = "", False
+        self._tell()
+        self.task = loop.create_task(self._answer())
+        return "Reading the conversation …"
+
+    def halt(self) -> str:
+        """Stop the answer after the token under way."""
+        if self.task is None:
+            raise ValueError("There is no answer to stop.")
+        self._stopped = True
+        return "Stopping …"
+
+    def _expect_idle(self) -> None:
+        if self.task is not None:
+            raise ValueError("The model is still answering: stop it first.")
+
+    async def _answer(self) -> None:
+        self._before, self._hit = self._in_tree(), []
+        try:
+            await asyncio.sleep(0)  # what was sent is seen before the model starts to read it
+            stream = self.model.stream(self.messages, self.max_new_tokens)
+            with closing(cast(Generator[Generation, None, None], stream)) as answer:
+                for i, so_far in enumerate(answer):
+                    self._note(i, so_far)
+                    await asyncio.sleep(0)  # here the kernel takes a click on stop
+                    if self._stopped:
+                        break
+            words = "Stopped: the unfinished answer is not kept in the cache. " * self._stopped
+            self.say(words + _counts(self.turns[-1]))
+        except (ValueError, OutOfPages) as error:
+            del self.messages[-1]
+            self.say(str(error), refused=True)
+        finally:
+            self.task = None
+            self.check()
+            self._tell()
+            self.show()
+
+    def _note(self, i: int, so_far: Generation) -> None:
+        if i == 0:
+            lease = next(reversed(self.model.router.leases))
+            self._hit = lease.page_table[: lease.n_cached // self.model.router.page_size].tolist()
+            self.turns.append(so_far)
+            self.messages.append({"role": "assistant", "content": ""})
+            self.say(_counts(so_far))
+            self.show()
+        self.turns[-1] = so_far
+        self.messages[-1]["content"] = so_far.text
+        self._tell()
+
+    def _tell(self) -> None:
+        """Show the conversation, and below each answer what it took."""
+        lines = []
+        for i, message in enumerate(self.messages):
+            content = html.escape(message["content"]).replace("\n", "<br>")
+            lines.append(f"<b>{message['role']}</b>: {content}")
+            if message["role"] == "assistant":
+                lines.append(f"<small>{_counts(self.turns[i // 2])}</small>")
+        self._talk.value = f'<div style="{TEXT}">{"<br>".join(lines)}</div>'
+
+    def _in_tree(self) -> set[int]:
+        return {page for node in self.model.cache.nodes() for page in node.pages.tolist()}
+
+    def draw(self) -> Figure:
+        """Tree and pages: what this turn found is marked, and what it added."""
+        turn = f"Turn {len(self.turns)}" if self.turns else "Before the first turn"
+        reused = self.turns[-1].cached_tokens if self.turns else 0
+        return draw_scene(
+            self.model.router, decode=self.model.tokenizer, hit=self._hit,
+            new=self._in_tree() - self._before, caption=turn, counters={"tokens reused": reused},
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise AssertionError if tree, pages and leases do not add up."""
+        self.model.router.check_integrity()
+
+    def static(self) -> Figure:
+        """Two turns of a chat, with answers written beforehand: nothing has to be computed."""
+        manager = self.model.cache.page_manager
+        router = Router(RadixCache(PageManager(manager.n_pages, manager.page_size)))
+        film = Recorder(router, decode=self.model.tokenizer)
+        messages = [{"role": role, "content": content} for role, content in STORY]
+        answers = [self.model.encode(messages[1]["content"]), []]
+        for turn, answer in enumerate(answers, 1):
+            tokens = self.model.encode(messages[: 2 * turn - 1])
+            with router.admit(tokens, max_new_tokens=len(answer)) as lease:
+                lease.append(*answer)
+                lease.advance(len(lease.pending))
+            computed = len(tokens) - lease.n_cached
+            film.merge(
+                turn - 1, f"turn {turn}: {lease.n_cached} tokens reused, {computed} computed"
+            )
+        return film_strip(film.frames, columns=1)
+
+
+def _counts(turn: Generation) -> str:
+    return (
+        f"{turn.cached_tokens} of {turn.prompt_tokens} tokens reused, {turn.computed_tokens} "
+        f"computed; first token after {turn.first_token_seconds:.2f} s; "
+        f"{len(turn.tokens)} tokens of answer"
+    )

@@ -1,0 +1,154 @@
+"""Chapter 03: which pages requests share, what the last page wastes, copy-on-write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ipywidgets as widgets
+import numpy as np
+
+from radix_lib.page_manager import OutOfPages, PageManager
+from radix_lib.radix_tree import Pages, RadixTree
+from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.labels import count
+from radix_lib.teaching.page_figure import draw_pages
+from radix_lib.teaching.widgets.base import Lab, button, encode, labelled
+
+PROMPTS = (
+    "Summarise this letter: Dear Sir, thank you.",
+    "Summarise this letter: Dear Sir, goodbye.",
+    "Summarise this poem: Roses are red.",
+    "What is the time?",
+)
+
+
+class PageExplorer(Lab):
+    """Pick requests and a page size; fork a request, and write to it.
+
+    A byte is a token. Everything is done again, in the same order, whenever a control moves. A
+    fork shares all pages until one of the two writes: then a page that both hold is copied first.
+    (`RadixAttentionModel.fork` copies at once, since both of its requests will write.)
+    """
+
+    def __init__(self, prompts: Sequence[str] = PROMPTS, *, pool_tokens: int = 160):
+        self.prompts, self.pool_tokens = dict(zip("ABCD", prompts, strict=False)), pool_tokens
+        self.picks = {
+            name: labelled(widgets.Checkbox, f"{name}: {text}", value=i < 2, indent=False)
+            for i, (name, text) in enumerate(self.prompts.items())
+        }
+        self.page_size = labelled(
+            widgets.SelectionSlider, "page size in tokens", "min(360px, 100%)",
+            options=[1, 2, 4, 8, 16, 32], value=8,
+        )  # fmt: skip
+        self.target = labelled(widgets.Dropdown, "request", "150px", options=[])
+        self.fork = button(
+            "fork", "a second request on the same pages", lambda: self._try("fork")
+        )
+        self.write = button(
+            "write a token", "add one token to the request", lambda: self._try("write")
+        )
+        self.undo = button("undo", "take the last fork or write back", lambda: self.act(self._pop))
+        actions = [self.target, self.fork, self.write, self.undo]
+        super().__init__([[*self.picks.values()], [self.page_size], actions])
+        self._done: list[tuple[str, str]] = []  # forks and writes, and to which request
+        for control in (*self.picks.values(), self.page_size):
+            control.observe(lambda _: self.act(self.build), "value")
+        self.act(self.build)
+
+    def build(self) -> str:
+        """Do everything picked and done so far again, with the page size chosen."""
+        page_size = self.page_size.value
+        self.manager = PageManager(self.pool_tokens // page_size, page_size)
+        self.requests: dict[str, tuple[Pages, int]] = {}  # page table and number of tokens
+        tree, words = RadixTree(page_size), ""
+        try:
+            for name, pick in self.picks.items():
+                if pick.value:
+                    self._admit(tree, name)
+            for operation, name in self._done:
+                if name in self.requests:  # it was picked when this was done
+                    words = getattr(self, f"_{operation}")(name)
+        finally:
+            chosen = self.target.value
+            self.target.options = list(self.requests)
+            if self.requests:
+                first = next(iter(self.requests))
+                self.target.value = chosen if chosen in self.requests else first
+        return words
+
+    def _try(self, operation: str) -> None:
+        def attempt() -> str:
+            if self.target.value is None:
+                raise ValueError("Pick a request first.")
+            name = self.target.value
+            self._done.append((operation, name))
+            try:
+                words = self.build()
+            except OutOfPages:
+                self._done.pop()
+                self.build()
+                raise
+            return words
+
+        self.act(attempt)
+
+    def _pop(self) -> str:
+        if not self._done:
+            raise ValueError("There is no fork or write to undo.")
+        self._done.pop()
+        return self.build()
+
+    def _admit(self, tree: RadixTree, name: str) -> None:
+        tokens = encode(self.prompts[name])
+        shared = tree.match(tokens).pages
+        n_pages = self.manager.pages_for(len(tokens)) - len(shared)
+        own = self.manager.allocate(n_pages)
+        self.manager.retain(shared)
+        pages = np.concatenate((shared, own))
+        tree.insert(tokens, pages)
+        self.requests[name] = pages, len(tokens)
+
+    def _fork(self, name: str) -> str:
+        pages, n_tokens = self.requests[name]
+        fork = next(f"{name}{i}" for i in range(2, 99) if f"{name}{i}" not in self.requests)
+        self.manager.retain(pages)
+        self.requests[fork] = pages.copy(), n_tokens
+        return f"{fork} holds the {count(len(pages), 'page')} of {name}; nothing was copied."
+
+    def _write(self, name: str) -> str:
+        pages, n_tokens = self.requests[name]
+        words = f"{name} wrote a token into page {pages[-1]}, which is its own."
+        if n_tokens % self.manager.page_size == 0:
+            pages = np.append(pages, self.manager.allocate(1))
+            words = f"The last page of {name} was full: the token begins page {pages[-1]}."
+        elif self.manager.ref_counts[pages[-1]] > 1:
+            copy = self.manager.allocate(1)
+            self.manager.release(pages[-1:])
+            words = f"Page {pages[-1]} is shared: {name} writes to a copy of it, page {copy[0]}."
+            pages = np.append(pages[:-1], copy)
+        self.requests[name] = pages, n_tokens + 1
+        return words
+
+    def _waste(self) -> str:
+        n_pages = self.manager.n_pages - self.manager.n_free
+        alone = sum(len(pages) for pages, _ in self.requests.values())
+        tails = {pages[-1]: -n % self.manager.page_size for pages, n in self.requests.values()}
+        n_empty = sum(tails.values())
+        return (
+            f"{count(n_pages, 'page')} of {count(self.manager.page_size, 'token')} instead of "
+            f"{alone} without sharing; {n_empty} of their {n_pages * self.manager.page_size} "
+            "places are empty."
+        )
+
+    def draw(self) -> Figure:
+        """The pages, and a row for the page table of each request."""
+        rows = {name: (pages.tolist(), n) for name, (pages, n) in self.requests.items()}
+        return draw_pages(self.manager, rows, caption=self._waste())
+
+    def check(self) -> None:
+        """Raise AssertionError if a page's count is not the number of the requests that hold it."""
+        self.manager.check_integrity()
+        held = np.zeros(self.manager.n_pages, np.int32)
+        for pages, _ in self.requests.values():
+            held[pages] += 1
+        assert (held == self.manager.ref_counts).all(), "a page's count is not its holders' number"

@@ -1,0 +1,165 @@
+"""Chapters 02 and 04: a radix cache to play with, and the code that repeats what was done."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from radix_lib.radix_cache import RadixCache
+from radix_lib.teaching.labels import count
+from radix_lib.teaching.recorder import Recorder
+from radix_lib.teaching.widgets.base import TEXT, Stepper, button, decode, encode, labelled
+
+PROMPTS = (
+    "You are a helpful assistant.",
+    "You are a helpful poet.",
+    "You are not alone.",
+    "Translate to French: cheese",
+)
+
+SETUP = """\
+from radix_lib import PageManager, RadixCache
+
+manager = PageManager(n_pages={n_pages}, page_size={page_size})
+cache = RadixCache(manager)
+locks = {{}}
+
+
+def encode(text):
+    return list(text.encode())  # a byte a token
+"""
+
+#: What each button does. This very code is run.
+CODE = {
+    "match": "cache.match(encode({text!r}))",
+    "insert": """\
+tokens = encode({text!r})
+pages = manager.allocate(len(tokens) // manager.page_size)  # the K/V would be computed into these
+cache.insert(tokens, pages)
+manager.release(pages)  # the tree holds the new ones now, duplicates are free again""",
+    "lock": """\
+locks[{text!r}] = cache.match(encode({text!r})).node
+cache.lock(locks[{text!r}])""",
+    "unlock": "cache.unlock(locks.pop({text!r}))",
+    "evict": "cache.evict({n_pages})",
+}
+
+
+class TreeExplorer(Stepper):
+    """Match, insert, lock, unlock and evict; step back through what was done; undo.
+
+    A byte is a token, so that the tree can be read. `code` repeats everything done so far.
+    """
+
+    def __init__(
+        self, prompts: Sequence[str] = PROMPTS, *, n_pages: int = 24, page_size: int = 4
+    ):  # fmt: skip
+        self._setup = SETUP.format(n_pages=n_pages, page_size=page_size)
+        self.pick = labelled(
+            widgets.Dropdown, "pick", "min(260px, 100%)", options=prompts, value=prompts[0]
+        )
+        self.text = labelled(
+            widgets.Text, "or type", "min(320px, 100%)", value=prompts[0], continuous_update=False
+        )
+        self.n_pages = labelled(
+            widgets.BoundedIntText, "pages to evict", "150px", value=2, min=1, max=n_pages
+        )
+        self.pick.observe(lambda change: setattr(self.text, "value", change["new"]), "value")
+        tooltips = {
+            "match": "find the longest prefix of the text that is in the tree",
+            "insert": "allocate pages for the text and insert it",
+            "lock": "match the text and lock the node where the match ends",
+            "unlock": "take back the lock of this text",
+            "evict": "throw out the pages that were not used for longest",
+        }
+        self.buttons = {
+            name: button(name, tooltip, lambda name=name: self.act(self.do, name))  # type: ignore[misc]
+            for name, tooltip in tooltips.items()
+        }
+        self.undo = button("undo", "take the last operation back", lambda: self.act(self.take_back))
+        self._code = widgets.HTML()
+        *on_text, evict = self.buttons.values()
+        rows = [[self.pick, self.text], [*on_text, self.n_pages, evict, self.undo]]
+        super().__init__(rows=rows)
+        self.box.children += (self._code,)
+        self._done: list[str] = []
+        for text in prompts[:2]:
+            self._done.append(CODE["insert"].format(text=text))
+        self._done.append(CODE["match"].format(text=prompts[min(2, len(prompts) - 1)]))
+        self.act(self._replay)
+
+    @property
+    def code(self) -> str:
+        """Python that gives the same tree."""
+        return "\n".join([self._setup, *self._done])
+
+    def do(self, name: str) -> str:
+        """Run one operation on the text in the box. Raises ValueError, changing nothing."""
+        text, n_pages = self.text.value, self.n_pages.value
+        self._expect(name, text, n_pages)
+        code = CODE[name].format(text=text, n_pages=n_pages)
+        self._run(code)
+        self._done.append(code)
+        return self._told()
+
+    def _expect(self, name: str, text: str, n_pages: int) -> None:
+        """Raise ValueError where an operation would be refused, or would do nothing."""
+        tokens = encode(text)
+        manager, locks = self.cache.page_manager, self._variables["locks"]
+        n_needed, evictable = len(tokens) // self.cache.page_size, self.cache.n_evictable
+        known = any(True for _ in self.cache.walk(tokens))
+        troubles = {
+            "The text is empty: type something, or pick a prompt.": name != "evict" and not text,
+            f"The text is shorter than a page of {self.cache.page_size} tokens: only whole pages "
+            "enter the tree.": name == "insert" and not n_needed,
+            f"{count(n_needed, 'page')} needed and {manager.n_free} free: evict some first "
+            f"({evictable} can be evicted).": name == "insert" and n_needed > manager.n_free,
+            "No page of this text is in the tree: insert it first.": name == "lock" and not known,
+            "This text is locked already: unlock it first.": name == "lock" and text in locks,
+            "This text is not locked.": name == "unlock" and text not in locks,
+            f"{count(evictable, 'page')} can be evicted now: the others are free already, or "
+            "locked.": name == "evict" and n_pages > evictable,
+        }
+        for words, holds in troubles.items():
+            if holds:
+                raise ValueError(words)
+
+    def take_back(self) -> str:
+        """Undo the last operation: everything before it is done again, from nothing."""
+        if not self._done:
+            raise ValueError("There is nothing to undo.")
+        self._done.pop()
+        return self._replay()
+
+    def _replay(self) -> str:
+        self._variables: dict[str, Any] = {}
+        exec(self._setup, self._variables)
+        self.cache: RadixCache = self._variables["cache"]
+        self._recorder = Recorder(self.cache, decode=decode)
+        self._recorder.note("an empty cache")
+        for code in self._done:
+            self._run(code)
+        return self._told()
+
+    def _run(self, code: str) -> None:
+        n_frames = len(self._recorder.frames)
+        exec(code, self._variables)
+        self._recorder.merge(n_frames)
+
+    def _told(self) -> str:
+        self.record(self._recorder.frames)
+        self._code.value = (
+            f'<details style="{TEXT}"><summary>The {count(len(self._done), "operation")} so far '
+            f"as code</summary><pre tabindex=0 style='user-select:all;{TEXT};overflow-x:auto'>"
+            f"{html.escape(self.code)}</pre></details>"
+        )
+        return ""
+
+    def check(self) -> None:
+        """Raise AssertionError if the cache is broken."""
+        self.cache.check_integrity()
+        self.cache.page_manager.check_integrity()
+

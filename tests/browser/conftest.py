@@ -1,0 +1,74 @@
+"""One JupyterLab and one browser for all tests here; without a browser they are skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.lab import Lab, Notebook, find_browser, launch, running_lab
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: The cells of the widget gallery. The comment is the name by which tests find the widget.
+GALLERY = [
+    """# imports
+from radix_lib import PageManager, RadixAttentionModel, RadixCache, Router
+from radix_lib.teaching.recorder import Recorder
+from radix_lib.teaching.widgets import *""",
+    """# Stepper
+router = Router(RadixCache(PageManager(12, 4)))
+film = Recorder(router)
+for tokens in (range(10), range(14), range(20, 30)):
+    with router.admit(tokens) as lease:
+        lease.advance(len(lease.pending))
+Stepper(film.frames)""",
+    "# TreeExplorer\nTreeExplorer()",
+    "# PageExplorer\nPageExplorer()",
+    "# EvictionLab\nEvictionLab()",
+    "# RouterWalk\nRouterWalk()",
+    "# LiveChat\nLiveChat(RadixAttentionModel.from_pretrained(), max_new_tokens=300)",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium. In CI it has to be there."""
+    path = find_browser()
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium here: install your system's package, chromium on Debian")
+    assert path is not None, "CI is set, and there is no Chromium: .ci/run should install it"
+    with sync_playwright() as playwright:
+        started = launch(playwright, path)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A server of a copy of the notebooks, with the widget gallery beside them."""
+    root, private = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("private")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [new_code_cell(source) for source in GALLERY]
+    book = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(book, root / "gallery.ipynb")
+    with running_lab(root, private) as started:
+        yield started
+
+
+@pytest.fixture(
+    scope="module", params=[(1280, False), (700, True)], ids=["normal, light", "narrow, dark"]
+)
+def gallery(browser: Browser, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Notebook]:
+    """The gallery, run from top to bottom."""
+    width, dark = request.param
+    with lab.notebook(browser, "gallery.ipynb", width, dark) as notebook:
+        notebook.run_all()
+        yield notebook

@@ -1,0 +1,202 @@
+"""A real JupyterLab on this machine alone, driven in a real browser.
+
+The server keeps its configuration, data and settings in a folder of its own, so that neither the
+reader's JupyterLab nor the notebooks here are touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Locator, Page, Playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+SESSION = "window.jupyterapp?.shell?.currentWidget?.sessionContext"
+IDLE = f"() => {SESSION}?.isReady && {SESSION}.session?.kernel?.status === 'idle'"
+RUN = "() => { window.jupyterapp.commands.execute('runmenu:run-all'); }"  # done when all have run
+ALL_RUN = (
+    "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+    ".every(prompt => /\\d/.test(prompt.textContent))"
+)
+SETTINGS = {
+    "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},
+    # All cells are in the page at once: what is off the screen can be looked at, too.
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
+SLOW = 120_000  # ms: a cell that loads the model, on a busy machine
+
+
+def find_browser() -> str | None:
+    """The system's Chromium."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+class Lab:
+    """A running server: `url` and `token`, and `root`, the folder that it serves."""
+
+    def __init__(self, root: Path, port: int, token: str):
+        self.root, self.token = root, token
+        self.url = f"http://127.0.0.1:{port}"
+
+    @contextmanager
+    def notebook(
+        self, browser: Browser, path: str, width: int = 1280, dark: bool = False
+    ) -> Iterator[Notebook]:
+        """Open a notebook below `root` in a window of that width; the kernel is ready."""
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        opened = Notebook(page)
+        page.goto(f"{self.url}/lab/tree/{path}?token={self.token}&reset")
+        page.wait_for_function(IDLE, timeout=SLOW)
+        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+        page.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme
+        )
+        light = "false" if dark else "true"
+        page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
+        yield opened
+        page.evaluate(f"() => {SESSION}.shutdown()")
+        context.close()
+
+
+class Notebook:
+    """An open notebook. `outside` has every address asked for that is not on this machine."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", self._see)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _see(self, request: object) -> None:
+        address = urlsplit(request.url)  # type: ignore[attr-defined]
+        if address.hostname not in (None, "127.0.0.1", "localhost"):
+            self.outside.append(request.url)  # type: ignore[attr-defined]
+
+    def run_all(self) -> None:
+        """Run every cell, and wait until the last one is done."""
+        self.page.evaluate(RUN)
+        self.page.wait_for_function(ALL_RUN, timeout=SLOW)
+        self.page.wait_for_function(IDLE, timeout=SLOW)
+
+    def errors(self) -> list[str]:
+        """What cells wrote to stderr or raised, and what the page itself complains of."""
+        kinds = ("stderr", "error")
+        found = ", ".join(f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in kinds)
+        return self.page.locator(found).all_inner_texts() + self.complaints
+
+    def widget(self, name: str) -> Widget:
+        """The widget that the cell with `# name` in its first line shows."""
+        cell = self.page.locator(".jp-CodeCell").filter(has_text=f"# {name}")
+        return Widget(cell.locator(".jp-OutputArea-output .widget-vbox").first)
+
+
+class Widget:
+    """One of our widgets in the page."""
+
+    def __init__(self, at: Locator):
+        self.at = at
+
+    @property
+    def svg(self) -> Locator:
+        """Its figure."""
+        return self.at.locator("svg[role=img]")
+
+    def seen(self) -> str:
+        """What its figure says to who does not see it."""
+        return self.svg.get_attribute("aria-label") or ""
+
+    def message(self) -> str:
+        """What it says above its figure."""
+        return self.at.locator("[role=status]").inner_text()
+
+    def control(self, label: str) -> Locator:
+        """The control with that label."""
+        return self.at.get_by_label(label, exact=True)
+
+    def press(self, button: str) -> None:
+        """Press a button with the keyboard."""
+        self.at.get_by_role("button", name=button, exact=True).press("Enter")
+
+    def wait_for(self, words: str) -> None:
+        """Wait until the figure or the message has these words."""
+        self.at.page.wait_for_function(
+            "([box, words]) => (box.innerText + [...box.querySelectorAll('svg')]"
+            ".map(svg => svg.getAttribute('aria-label'))).includes(words)",
+            arg=[self.at.element_handle(), words], timeout=SLOW,
+        )  # fmt: skip
+
+
+@contextmanager
+def running_lab(root: Path, private: Path) -> Iterator[Lab]:
+    """Serve the folder `root`; everything that JupyterLab writes for itself goes to `private`."""
+    for name, settings in SETTINGS.items():
+        file = private / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lab = Lab(root, port, secrets.token_hex(16))
+    folders = {
+        f"JUPYTER{kind}_DIR": str(private / name)
+        for kind, name in [
+            ("_CONFIG", "config"), ("_DATA", "data"), ("_RUNTIME", "runtime"),
+            ("LAB_SETTINGS", "settings"), ("LAB_WORKSPACES", "workspaces"),
+        ]
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        f"--IdentityProvider.token={lab.token}", f"--ServerApp.root_dir={root}",
+        "--LabApp.expose_app_in_browser=True", "--ServerApp.port_retries=0",
+    ]  # fmt: skip
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    with (private / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env={**os.environ, **folders}, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_for(lab, server, private / "server.log")
+            yield lab
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _wait_for(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if server.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(f"{lab.url}/api?token={lab.token}", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def launch(playwright: Playwright, path: str) -> Browser:
+    """Start the system's Chromium, without a window."""
+    return playwright.chromium.launch(executable_path=path, args=list(QUIET))

@@ -1,0 +1,484 @@
+"""The widgets without a browser: set a value, press a button, read what they say and show."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+import pytest
+
+from radix_lib.radix_model import RadixAttentionModel
+from radix_lib.teaching.recorder import Recorder
+from radix_lib.teaching.widgets import (
+    EvictionLab,
+    Lab,
+    LiveChat,
+    PageExplorer,
+    RouterWalk,
+    Stepper,
+    TreeExplorer,
+)
+from tests.teaching.scenes import new_router, run
+
+
+def shape(cache: Any) -> list[object]:
+    nodes = [(node.key, node.pages.tolist(), node.lock_ref) for node in cache.nodes()]
+    return [nodes, cache.page_manager.ref_counts.tolist()]
+
+
+def controls(lab: Lab) -> list[Any]:
+    boxes = [box for box in lab.box.children if isinstance(box, ipywidgets.Box)]
+    return [control for box in boxes for control in box.children]
+
+
+# ------------------------------------------------------------------------------------------- all
+
+MAKERS: dict[str, Callable[[], Lab]] = {
+    "TreeExplorer": TreeExplorer,
+    "PageExplorer": PageExplorer,
+    "EvictionLab": EvictionLab,
+    "RouterWalk": RouterWalk,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_widget_shows_itself_and_a_static_figure(name: str):
+    lab = MAKERS[name]()
+    bundle = lab._repr_mimebundle_()
+    assert bundle["text/plain"] == f"{name}: run this cell to play with it"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert lab.figure.svg in lab._picture.value
+    assert 'role="status"' in lab._message.value
+    static = lab.static()
+    assert static.alt
+    assert static.svg == MAKERS[name]().static().svg
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_control_has_a_label(name: str):
+    for control in controls(MAKERS[name]()):
+        if not isinstance(control, ipywidgets.Play):
+            assert control.description
+        if isinstance(control, ipywidgets.Button):
+            assert control.tooltip
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_pressed_nothing_breaks(name: str, seed: int):
+    """Random clicks and values; `act` checks every invariant after each."""
+    lab, chance = MAKERS[name](), random.Random(seed)
+    for _ in range(25):
+        control = chance.choice(controls(lab))
+        match control:
+            case ipywidgets.Button():
+                control.click()
+            case ipywidgets.Text():
+                control.value = chance.choice(["", "a", "You are", "é" * 9, "x y z " * 40])
+            case ipywidgets.Dropdown() | ipywidgets.SelectionSlider():
+                if control.options:
+                    control.value = chance.choice(control.options)
+            case ipywidgets.Checkbox():
+                control.value = not control.value
+            case ipywidgets.IntSlider() | ipywidgets.BoundedIntText():
+                control.value = chance.randint(control.min, control.max)
+        lab.check()
+        assert lab.figure.svg in lab._picture.value
+        assert lab.refused == ("Not done" in lab._message.value)
+
+
+def test_what_the_reader_types_is_shown_as_text():
+    lab = TreeExplorer()
+    lab.text.value = "<b>bold</b> & more"
+    lab.buttons["insert"].click()
+    assert "<b>bold" not in lab._picture.value + lab._code.value
+    assert "&lt;b&gt;bold" in lab._code.value
+
+
+# --------------------------------------------------------------------------------------- Stepper
+
+
+def test_stepper_goes_through_recorded_frames():
+    router = new_router()
+    film = Recorder(router)
+    run(router, "one")
+    run(router, "one and two")
+    stepper = Stepper(film.frames)
+    assert stepper.slider.value == 4
+    assert stepper.figure.alt.startswith("finish: R2")
+    stepper.back.click()
+    assert stepper.figure.alt.startswith("admit: R2")
+    stepper.slider.value = 1
+    stepper.back.click()
+    assert stepper.slider.value == 1
+    assert stepper.figure.alt.startswith("admit: R1")
+    stepper.play.value = 3  # as the browser does when it plays
+    assert stepper.slider.value == 3
+    stepper.forward.click()
+    stepper.forward.click()
+    assert stepper.slider.value == 4
+    assert stepper.static().alt.startswith("Film strip of 4 frames")
+
+
+def test_stepper_without_frames_is_refused():
+    with pytest.raises(ValueError, match="no frames"):
+        Stepper([])
+
+
+# ---------------------------------------------------------------------------------- TreeExplorer
+
+
+def press(lab: TreeExplorer, *names: str) -> TreeExplorer:
+    for name in names:
+        lab.buttons[name].click()
+    return lab
+
+
+def test_explorer_begins_with_a_story():
+    lab = TreeExplorer()
+    assert [frame.words.partition(":")[0] for frame in lab.frames] == [
+        "an empty cache", "insert", "insert", "match"
+    ]  # fmt: skip
+    assert not lab.refused
+
+
+def test_the_code_of_the_explorer_gives_the_same_tree():
+    lab = TreeExplorer()
+    lab.text.value = 'A quote " and a \' and a \\ and a \n line'
+    press(lab, "insert", "lock", "match", "evict")
+    lab.pick.value = lab.pick.options[2]
+    assert lab.text.value == lab.pick.value
+    press(lab, "insert", "lock", "evict", "evict", "unlock", "match")
+    variables: dict[str, Any] = {}
+    exec(lab.code, variables)
+    assert shape(variables["cache"]) == shape(lab.cache)
+    assert len(shape(lab.cache)[0]) > 2  # type: ignore[arg-type]
+
+
+def test_undo_takes_operations_back_one_by_one():
+    lab = TreeExplorer()
+    shapes, operations = [shape(lab.cache)], ["insert", "lock", "evict", "unlock", "match"]
+    lab.text.value = "You are a helpful pirate."
+    for name in operations:
+        press(lab, name)
+        assert not lab.refused
+        shapes.append(shape(lab.cache))
+    for before in reversed(shapes[:-1]):
+        lab.undo.click()
+        assert shape(lab.cache) == before
+    for _ in range(3):
+        lab.undo.click()
+    assert not lab.refused
+    assert len(lab.frames) == 1
+    lab.undo.click()
+    assert lab.refused
+    assert lab.message == "There is nothing to undo."
+
+
+def test_stepping_back_changes_nothing():
+    lab = TreeExplorer()
+    before = shape(lab.cache)
+    lab.slider.value = 1
+    assert lab.figure.alt.startswith("an empty cache")
+    assert shape(lab.cache) == before
+    press(lab, "match")
+    assert lab.slider.value == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "words"),
+    [
+        ("", ["match"], "The text is empty"),
+        ("abc", ["insert"], "shorter than a page"),
+        ("x" * 100, ["insert"], "25 pages needed and 16 free: evict some first (8 can be evicted)"),
+        ("not there", ["lock"], "No page of this text is in the tree"),
+        ("You are", ["unlock"], "This text is not locked"),
+        ("You are", ["lock", "lock"], "This text is locked already"),
+        ("You are a helpful assistant.", ["lock", *["evict"] * 5], "1 page can be evicted now"),
+    ],
+)
+def test_what_the_explorer_cannot_do_it_says(text: str, names: list[str], words: str):
+    lab = TreeExplorer()
+    lab.text.value = text
+    press(lab, *names[:-1])
+    code, before = lab.code, shape(lab.cache)
+    press(lab, names[-1])
+    assert lab.refused
+    assert words in lab.message
+    assert (lab.code, shape(lab.cache)) == (code, before)
+
+
+# ---------------------------------------------------------------------------------- PageExplorer
+
+
+def test_pages_are_shared_by_whole_pages_only():
+    lab = PageExplorer()
+    seen = {}
+    for size in lab.page_size.options:
+        lab.page_size.value = size
+        a, b = (lab.requests[name][0].tolist() for name in "AB")
+        seen[size] = len(set(a) & set(b)) * size
+    assert seen == {1: 33, 2: 32, 4: 32, 8: 32, 16: 32, 32: 32}
+    assert lab.manager.page_size == 32
+
+
+def test_tail_waste_grows_with_the_page():
+    lab = PageExplorer()
+    lab.page_size.value = 1
+    assert "0 of their 51 places are empty" in lab.figure.alt
+    lab.page_size.value = 16
+    assert "12 of their 64 places are empty" in lab.figure.alt
+
+
+def test_a_fork_shares_everything_until_one_writes():
+    lab = PageExplorer()
+    lab.target.value = "B"
+    lab.fork.click()
+    b, fork = (lab.requests[name][0].tolist() for name in ("B", "B2"))
+    assert b == fork
+    lab.write.click()
+    assert "is shared: B writes to a copy" in lab.message
+    written, fork = (lab.requests[name][0].tolist() for name in ("B", "B2"))
+    assert fork == b
+    assert written[:-1] == b[:-1]
+    assert written[-1] not in b
+    lab.target.value = "B2"
+    lab.write.click()
+    assert "which is its own" in lab.message
+    for _ in range(6):
+        lab.write.click()
+    assert "which is its own" in lab.message
+    lab.write.click()
+    assert "begins page" in lab.message
+    for _ in range(10):
+        lab.undo.click()
+    assert lab.requests["B"][0].tolist() == b
+    assert lab.target.value == "A"  # what was chosen is gone
+
+
+def test_a_pool_that_is_too_small_is_told():
+    lab = PageExplorer()
+    lab.page_size.value = 32
+    for pick in lab.picks.values():
+        pick.value = True
+    assert lab.refused
+    assert "pages needed" in lab.message
+    assert len(lab.requests) < 4
+    lab.page_size.value = 4
+    assert not lab.refused
+    assert len(lab.requests) == 4
+
+
+def test_no_request_no_fork_and_nothing_to_undo():
+    lab = PageExplorer()
+    lab.undo.click()
+    assert lab.message == "There is no fork or write to undo."
+    for pick in lab.picks.values():
+        pick.value = False
+    lab.fork.click()
+    assert lab.message == "Pick a request first."
+    assert lab.refused
+
+
+# ----------------------------------------------------------------------------------- EvictionLab
+
+
+def test_no_policy_is_best_everywhere():
+    lab = EvictionLab()
+    rates = {}
+    for workload in lab.workload.options:
+        lab.workload.value = workload
+        rates[workload] = dict(lab.rates)
+    hot, round_, _ = rates.values()
+    assert hot["lru"] > hot["mru"]
+    assert round_["mru"] > round_["lru"] == 0
+
+
+def test_more_memory_finds_more_and_evicts_less():
+    lab = EvictionLab()
+    lab.capacity.value = 32
+    assert len(set(lab.rates.values())) == 1
+    assert not any(frame.marks.evicted for frame in lab.frames)
+    lab.capacity.value = 12
+    assert any(frame.marks.evicted for frame in lab.frames)
+    assert lab.rates["lru"] == pytest.approx(64 / 190, abs=0.01)
+    assert "lru 34%" in lab.message
+
+
+def test_a_request_too_large_for_the_pool_is_told():
+    lab = EvictionLab()
+    lab.capacity.value = 4
+    assert "the pool is too small for it" in lab.figure.alt
+    assert len(lab.frames) == 10
+
+
+# ------------------------------------------------------------------------------------ RouterWalk
+
+
+def test_the_walk_goes_from_match_to_finish():
+    lab = RouterWalk()
+    assert [frame.words.partition(":")[0] for frame in lab.frames] == [
+        "before", "match", "lock", "evict", "allocate", "admit", "compute", "insert", "unlock",
+        "finish",
+    ]  # fmt: skip
+    assert lab.slider.value == 1
+    assert "28 of 33 tokens reused, 5 computed" in lab.message
+    lab.send.click()
+    assert "32 of 33 tokens reused, 1 computed" in lab.message
+
+
+def test_a_request_that_cannot_run_is_told():
+    lab = RouterWalk()
+    before = shape(lab.router.cache)
+    for text, words in (("", "empty"), ("x" * 53, "at most the 52")):
+        lab.text.value = text
+        lab.send.click()
+        assert lab.refused
+        assert words in lab.message
+        assert shape(lab.router.cache) == before
+        assert len(lab.frames) == 10
+    lab.restart.click()
+    assert not lab.refused
+
+
+# -------------------------------------------------------------------------------------- LiveChat
+
+
+class Letters:
+    """A tokenizer of a letter a token, with the two methods that a chat needs."""
+
+    def encode(self, text: str, **_: object) -> list[int]:
+        return [ord(letter) % 97 for letter in text]
+
+    def decode(self, tokens: list[int], **_: object) -> str:
+        return "".join(chr(token + 32) for token in tokens)
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> str:
+        return "".join(f"{m['role'][0]}{m['content']}\n" for m in messages) + "a"
+
+
+@pytest.fixture
+def chat(tiny_model: Any) -> LiveChat:
+    model = RadixAttentionModel(tiny_model(), Letters(), page_size=4, n_pages=40)
+    return LiveChat(model, max_new_tokens=12)
+
+
+async def say(chat: LiveChat, text: str, stop_after: int | None = None) -> None:
+    """Send a text, and press stop after so many tokens."""
+    chat.text.value = text
+    chat.send.click()
+    if stop_after is not None:
+        while not chat.turns or len(chat.turns[-1].tokens) < stop_after:
+            await asyncio.sleep(0)
+        chat.stop.click()
+    if chat.task is not None:
+        await chat.task
+
+
+def test_each_turn_reuses_the_last(chat: LiveChat):
+    async def talk() -> None:
+        await say(chat, "hello")
+        assert "0 of 8 tokens reused, 8 computed" in chat.message
+        await say(chat, "and now")
+
+    asyncio.run(talk())
+    first, second = chat.turns
+    assert second.cached_tokens >= 8
+    assert second.prompt_tokens == second.cached_tokens + second.computed_tokens
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 2
+    assert chat.messages[1]["content"] == first.text
+    assert "reused" in chat.figure.alt
+    assert "first token after" in chat._talk.value
+    assert not chat.model.router.leases
+
+
+def test_stop_stops_and_leaks_nothing(chat: LiveChat):
+    asyncio.run(say(chat, "hello", stop_after=3))
+    assert chat.message.startswith("Stopped")
+    assert len(chat.turns[0].tokens) < 12
+    assert chat.task is None
+    assert not chat.model.router.leases
+    assert chat.model.router.usage().private == 0
+
+
+def test_a_cancelled_answer_leaks_nothing(chat: LiveChat):
+    async def cancel() -> None:
+        chat.text.value = "hello"
+        chat.send.click()
+        assert chat.task
+        while not chat.turns:
+            await asyncio.sleep(0)
+        task = chat.task
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert not chat.model.router.leases
+    asyncio.run(say(chat, "again"))
+    assert not chat.refused
+
+
+def test_what_the_chat_cannot_do_it_says(chat: LiveChat):
+    async def talk() -> None:
+        chat.stop.click()
+        assert chat.message == "There is no answer to stop."
+        await say(chat, "   ")
+        assert "empty" in chat.message
+        chat.text.value = "hello"
+        chat.send.click()
+        for button in (chat.send, chat.clear):
+            button.click()
+            assert "still answering" in chat.message
+        assert chat.task
+        await chat.task
+        await say(chat, "x" * 200)
+        assert chat.refused
+        assert "at most the 160" in chat.message
+        assert len(chat.messages) == 2
+        chat.clear.click()
+        assert not chat.messages
+
+    asyncio.run(talk())
+
+
+def test_a_full_pool_is_told(chat: LiveChat):
+    with chat.model.router.admit(list(range(90)), max_new_tokens=60):
+        asyncio.run(say(chat, "no room for this"))
+    assert chat.refused
+    assert "pages needed" in chat.message
+    assert chat.messages == []
+
+
+def test_without_an_event_loop_the_chat_says_so(chat: LiveChat):
+    chat.text.value = "hello"
+    chat.send.click()
+    assert chat.refused
+    assert chat.messages == []
+
+
+def test_the_static_figure_computes_nothing(chat: LiveChat, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chat.model, "executor", None)
+    strip = chat.static()
+    assert "turn 2:" in strip.text
+    assert strip.svg == chat.static().svg
+    assert chat.model.router.usage().unlocked == 0
+
+
+def test_a_chat_with_the_real_model(real: Any):
+    model = RadixAttentionModel(real.model, real.tokenizer, n_pages=64)
+    chat = LiveChat(model, max_new_tokens=4)
+
+    async def talk() -> None:
+        await say(chat, "Say one word.")
+        await say(chat, "And another.", stop_after=2)
+
+    asyncio.run(talk())
+    assert chat.turns[0].cached_tokens == 0
+    assert chat.turns[1].cached_tokens >= 32
+    assert json.dumps(chat.messages)
+    assert not model.router.leases
