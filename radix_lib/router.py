@@ -38,8 +38,7 @@ class Lease:
     """What one request holds: its tokens, a page table that has room for them, a locked path.
 
     `n_cached` tokens were found in the tree; K/V exist for the first `n_computed`; the first
-    `n_shared` pages of `page_table` belong to the tree, the others to this lease alone. As a
-    context manager it finishes on success and is cancelled by an exception.
+    `n_shared` pages of `page_table` are the tree's. A `with` finishes it, an exception cancels it.
     """
 
     def __init__(
@@ -273,11 +272,12 @@ class Router:
         """Work out the rest anew from what is true: the tree, and the leases' page tables."""
         for lease in self.leases:
             lease.node, lease.n_shared = self.cache.match(b"", lease.namespace).node, 0
-            for node, n_common in self.cache.walk(lease.key, lease.namespace):
-                end = lease.n_shared + n_common
-                if not np.array_equal(node.pages, lease.page_table[lease.n_shared : end]):
-                    break  # from here on the tree has pages of its own
-                lease.node, lease.n_shared = node, end
+            computed = lease.key[: lease.n_computed * TOKEN_BYTES]
+            for node, n_common in self.cache.walk(computed, lease.namespace):
+                if n_common == len(node.pages):  # as an interrupted commit was about to
+                    end = lease.n_shared + n_common
+                    lease.page_table[lease.n_shared : end] = node.pages
+                    lease.node, lease.n_shared = node, end
         self.page_manager.rebuild(self._count_holders())
         self.cache.rebuild(lease.node for lease in self.leases)
 

@@ -57,13 +57,14 @@ class Fault(Exception):
 
 @dataclass
 class World:
-    """A pool of 16 pages of two tokens, in use.
+    """A pool of 20 pages of two tokens, in use.
 
     In the tree are [1 … 8], in one edge, and a tenant's [1, 2, 3, 4]. `chat` runs on a part of the
-    first. `first` and `twin` compute the same; `first` has committed it already.
+    first. `first`, `twin` and `half` compute the same, `half` only at its start; `first` has
+    committed it already.
     """
 
-    router: Router = field(default_factory=lambda: Router(RadixCache(PageManager(16, 2))))
+    router: Router = field(default_factory=lambda: Router(RadixCache(PageManager(20, 2))))
     memory: Memory = field(default_factory=lambda: Memory(2))
 
     def __post_init__(self) -> None:
@@ -72,9 +73,11 @@ class World:
         self.chat = self.router.admit([1, 2, 3, 4, 9, 9, 9], max_new_tokens=1)
         self.memory.compute(self.chat)
         self.first, self.twin = (self.router.admit([5, 5, 5, 5, 5]) for _ in range(2))
-        for lease in (self.first, self.twin):
+        self.half = self.router.admit([5, 5, 6, 6, 6])
+        for lease in (self.first, self.twin, self.half):
             self.memory.compute(lease)
         self.router.commit(self.first)
+        self.leases = list(self.router.leases)
         check_router(self.router, self.memory)
 
     def serve(self, tokens: list[int], namespace: Any = None) -> int:
@@ -118,9 +121,11 @@ OPERATIONS: dict[str, Callable[[World], Any]] = {
     "admit, evicting all": lambda w: w.router.admit([8] * 2 * sum(w.router.usage()[:2])),
     "commit": lambda w: w.router.commit(w.chat),
     "commit, duplicates": lambda w: w.router.commit(w.twin),
+    "commit, duplicates at its start": lambda w: w.router.commit(w.half),
     "commit, nothing new": lambda w: w.router.commit(w.first),
     "finish": lambda w: w.router.finish(w.chat),
     "finish, duplicates": lambda w: w.router.finish(w.twin),
+    "finish, duplicates at its start": lambda w: w.router.finish(w.half),
     "finish, nothing new": lambda w: w.router.finish(w.first),
     "cancel": lambda w: w.router.cancel(w.chat),
     "fork": lambda w: fork(w, 4),
@@ -132,6 +137,7 @@ OPERATIONS: dict[str, Callable[[World], Any]] = {
 ENDS = {
     "finish": "chat",
     "finish, duplicates": "twin",
+    "finish, duplicates at its start": "half",
     "finish, nothing new": "first",
     "cancel": "chat",
 }
@@ -142,7 +148,7 @@ def check_aftermath(world: World, operation: str) -> None:
     router, memory = world.router, world.memory
     check_router(router, memory)
     own = getattr(world, ENDS.get(operation, ""), None)
-    others = [lease for lease in (world.chat, world.first, world.twin) if lease is not own]
+    others = [lease for lease in world.leases if lease is not own]
     assert [lease for lease in router.leases if lease is not own] == others
 
     # Requests after it find what is there, all of it.
@@ -181,7 +187,7 @@ def test_the_aftermath_of_no_fault_is_sound(operation):
     world = World()
     OPERATIONS[operation](world)
     for lease in list(world.router.leases):
-        if lease not in (world.chat, world.first, world.twin):
+        if lease not in world.leases:
             world.router.cancel(lease)
     check_aftermath(world, operation)
 
@@ -332,7 +338,8 @@ class FaultMachine(RuleBasedStateMachine):
     @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, room=st.integers(0, 5), steps=FAULTS)
     def admit(self, words, tail, namespace, room, steps):
         size = self.router.page_size
-        tokens = (spell(words, tail, size) or [0])[: self.router.max_tokens - room]
+        tokens = (spell(words, tail, size) or [0])[: self.router.max_tokens]
+        room = min(room, self.router.max_tokens - len(tokens))
         there = contents(self.router.cache)
         ends = range(size, len(tokens), size)
         n_cached = size * sum((namespace, tuple(tokens[:n])) in there for n in ends)

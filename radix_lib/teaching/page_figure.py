@@ -35,6 +35,12 @@ def _marked(view: PoolView, page: int) -> str:
     return f"{theme.STATES[view.state(page)].mark}{page}"
 
 
+def _owner(owner: str) -> str:
+    """Who a page belongs to, in five letters: the first of several and how many more."""
+    first, *others = owner.split()
+    return f"{first} +{len(others)}" if len(owner) > 5 and others else shorten(owner, 5)
+
+
 def strip_part(view: PoolView, limit: int = 5 * IN_A_ROW) -> Part:
     """All pages in the order of their ids. Beyond `limit`, pages that are alike are told as one."""
 
@@ -62,7 +68,7 @@ def strip_part(view: PoolView, limit: int = 5 * IN_A_ROW) -> Part:
             at = (x + i % IN_A_ROW * PITCH, y + i // IN_A_ROW * (HEIGHT + 6))
             if isinstance(cell, int):
                 _, held, owner, level = look(cell)
-                _paint_page(canvas, *at, view, cell, level, held, shorten(owner, 5))
+                _paint_page(canvas, *at, view, cell, level, held, _owner(owner))
             else:
                 canvas.write(at[0], at[1] + 6, CELL, "\n".join(cell), size=9.5, align="center")
 

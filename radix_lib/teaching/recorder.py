@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import Match, RadixTree
 from radix_lib.router import Router
-from radix_lib.teaching import theme
-from radix_lib.teaching.canvas import MARGIN, Canvas, Part, compose
-from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.labels import Decoder, count, shorten
-from radix_lib.teaching.narration import Narrator, pages_of
-from radix_lib.teaching.page_figure import IN_A_ROW, rows_part, strip_part
+from radix_lib.teaching.film import Frame
+from radix_lib.teaching.labels import Decoder
+from radix_lib.teaching.narration import Narrator
 from radix_lib.teaching.pool_view import PoolView, names_of, pool_view
-from radix_lib.teaching.tree_figure import ROOM, tree_part
-from radix_lib.teaching.views import Marks, NodeView, TreeView, letters_of
-
-MARKS = ("hit", "new", "evicted")
-GAP = 24  # between the frames of a strip
+from radix_lib.teaching.views import Marks, TreeView, letters_of
 
 OPERATIONS: dict[type, tuple[str, ...]] = {
     Router: ("admit", "commit", "fork", "finish", "cancel"),
@@ -36,39 +27,6 @@ OPERATIONS: dict[type, tuple[str, ...]] = {
     RadixTree: ("match", "insert"),
     PageManager: ("allocate",),
 }
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What happened, in words, and what tree and pages looked like then."""
-
-    words: str
-    tree: TreeView
-    pool: PoolView | None  # None for a `RadixTree`, which has no pages of its own
-    marks: Marks
-    ghosts: tuple[NodeView, ...]  # what was evicted, where it stood
-    decode: Decoder = None
-
-    def figure(self, frames: Sequence[Frame] = ()) -> Figure:
-        """The frame alone: tree, pages, requests. Nodes stand where they stand in `frames`."""
-        parts, counters = [self.tree_part(frames)], ""
-        if self.pool is not None:
-            parts.append(strip_part(self.pool, limit=3 * IN_A_ROW))
-            parts += [rows_part(self.pool, self.decode)] if self.pool.requests else []
-            counts, n_tree = self.pool.counts, len(pages_of(self.tree))
-            n_free, n_locked = counts.count(0), len(self.pool.locked)
-            counters = (
-                f"{count(len(counts), 'page')}: {n_free} free + {n_tree - n_locked} unlocked + "
-                f"{n_locked} locked + {len(counts) - n_free - n_tree} private"
-            )
-        return compose(parts, self.words, counters)
-
-    def tree_part(self, frames: Sequence[Frame], room: float = ROOM) -> Part:
-        """The tree, with the places of all nodes in `frames` kept free."""
-        others = [node for frame in frames for node in (*frame.tree.nodes, *frame.ghosts)]
-        return tree_part(
-            self.tree, self.marks, ghosts=self.ghosts, decode=self.decode, others=others, room=room
-        )
 
 
 class Recorder:
@@ -147,10 +105,11 @@ class Recorder:
         """Make one frame of all but the first `n_frames`, with the state as it is now."""
         last = self.frames[n_frames:]
         del self.frames[n_frames:]
-        states = ([page for f in last for page in getattr(f.marks, s)] for s in MARKS)
-        hit, new, evicted = states
-        words = words or "; ".join(frame.words for frame in last)
-        self.note(words, hit=hit, new=new, evicted=evicted)
+        marked = {
+            state: [page for frame in last for page in getattr(frame.marks, state)]
+            for state in ("hit", "new", "evicted")
+        }
+        self.note(words or "; ".join(frame.words for frame in last), **marked)
 
     def _look(self, given: Marks | None = None) -> tuple[TreeView, PoolView | None]:
         if isinstance(self.target, RadixCache | Router):
@@ -162,38 +121,3 @@ class Recorder:
     def _requests(self) -> dict[Any, str]:
         leases = names_of(self.target) if isinstance(self.target, Router) else {}
         return {lease: name for name, lease in leases.items()}
-
-
-def film_strip(frames: Sequence[Frame], columns: int = 2, caption: str = "") -> Figure:
-    """The frames as one figure, each with its number and its words; at most `columns` in a row.
-
-    A node stands at the same place in all of them. Wide trees get fewer columns.
-    """
-    if not frames or columns < 1:
-        raise ValueError(f"{len(frames)} frames in {columns} columns: there is nothing to show")
-    room = (theme.WIDTH - 2 * MARGIN - GAP * (columns - 1)) / columns
-    parts = [frame.tree_part(frames, room) for frame in frames]
-    wide = max(room, *(part.width for part in parts))
-    columns = max(1, min(columns, len(frames), int(1.5 * theme.WIDTH / wide)))
-    words = [f"{i + 1}  {frame.words}" for i, frame in enumerate(frames)]
-    heads = [textwrap.wrap(text, int(wide / 5.4)) for text in words]
-    canvas = Canvas()
-    canvas.write(MARGIN, MARGIN, theme.WIDTH, caption, size=12, bold=True)
-    y = MARGIN + 22.0 * bool(caption)
-    for start in range(0, len(frames), columns):
-        row = range(start, min(start + columns, len(frames)))
-        head = max(len(heads[i]) for i in row) * 13.2 + 6
-        for i in row:
-            x = MARGIN + (i - start) * (wide + GAP)
-            canvas.line((x, y), (x + wide, y), width=0.6)
-            canvas.write(x, y + 5, wide, "\n".join(heads[i]))
-            parts[i].paint(canvas, x, y + 5 + head)
-        y += head + max(parts[i].height for i in row) + 16
-    states = set().union(*(part.states for part in parts))
-    canvas.legend(MARGIN, y, states, {})
-    told = [f"Film strip of {count(len(frames), 'frame')}. {caption}".strip()]
-    alt = " ".join([*told, *(f"{text}." for text in words), f"At last: {parts[-1].words}"])
-    pairs = zip(words, parts, strict=True)
-    lines = [line for text, part in pairs for line in (text, *part.lines)]
-    width = columns * (wide + GAP) - GAP + 2 * MARGIN
-    return canvas.figure(width, y + 24, "\n".join(lines), shorten(alt, 2000))

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Locator, Page, Playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, Request, WebSocket
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
@@ -84,12 +84,12 @@ class Notebook:
         self.outside: list[str] = []
         self.complaints: list[str] = []
         page.on("request", self._see)
+        page.on("websocket", self._see)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
-    def _see(self, request: object) -> None:
-        address = urlsplit(request.url)  # type: ignore[attr-defined]
-        if address.hostname not in (None, "127.0.0.1", "localhost"):
-            self.outside.append(request.url)  # type: ignore[attr-defined]
+    def _see(self, asked: Request | WebSocket) -> None:
+        if urlsplit(asked.url).hostname not in (None, "127.0.0.1"):
+            self.outside.append(asked.url)
 
     def run_all(self) -> None:
         """Run every cell, and wait until the last one is done."""
@@ -131,6 +131,11 @@ class Widget:
     def control(self, label: str) -> Locator:
         """The control with that label."""
         return self.at.get_by_label(label, exact=True)
+
+    def type(self, label: str, text: str) -> None:
+        """Write a text into a box and leave it with Tab."""
+        self.control(label).fill(text)
+        self.control(label).press("Tab")
 
     def press(self, button: str) -> None:
         """Press a button with the keyboard."""

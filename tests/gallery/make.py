@@ -25,8 +25,9 @@ from radix_lib.teaching.charts import (
 )
 from radix_lib.teaching.course_map import chapter_map, course_map
 from radix_lib.teaching.figure import Figure, Picture
+from radix_lib.teaching.film import film_strip
 from radix_lib.teaching.page_figure import draw_pages
-from radix_lib.teaching.recorder import Recorder, film_strip
+from radix_lib.teaching.recorder import Recorder
 from radix_lib.teaching.scene import draw_scene
 from radix_lib.teaching.tree_figure import draw_tree
 from radix_lib.teaching.widgets import EvictionLab, PageExplorer, RouterWalk, TreeExplorer

@@ -10,8 +10,9 @@ import pytest
 from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import RadixTree
+from radix_lib.teaching.film import film_strip
 from radix_lib.teaching.narration import pages_of
-from radix_lib.teaching.recorder import Recorder, film_strip
+from radix_lib.teaching.recorder import Recorder
 from tests.teaching.scenes import SYSTEM, admit, decode, encode, new_router, run
 
 
@@ -63,6 +64,22 @@ def test_a_cache():
     assert [[ghost.letter for ghost in frame.ghosts] for frame in film.frames] == [
         [], [], [], ["A"], ["A"], []
     ]  # fmt: skip
+
+
+def test_a_lock_says_what_it_protects_beyond_others():
+    cache = RadixCache(PageManager(8, 2))
+    cache.insert([1, 2, 3, 4], cache.page_manager.allocate(2))
+    film = Recorder(cache)
+    upper, lower = cache.match([1, 2]).node, cache.match([1, 2, 3, 4]).node
+    for node in (upper, lower, upper):
+        cache.lock(node)
+    cache.unlock(lower)
+    assert words(film)[2:] == [
+        "lock: the path to node B, page 0 protected by it",
+        "lock: the path to node A, page 1 protected by it",
+        "lock: the path to node B, no page protected by it",
+        "unlock: the path to node A, page 1 may be evicted again",
+    ]
 
 
 def test_a_router():
@@ -200,11 +217,12 @@ def filmed() -> Recorder:
 def test_a_film_strip_tells_every_frame():
     film = filmed()
     strip = film_strip(film.frames, caption="Three requests")
-    assert strip.alt.startswith("Film strip of 6 frames. Three requests 1  admit: R1")
+    assert strip.alt.startswith("Film strip of 6 frames. Three requests. 1  admit: R1")
     for i, frame in enumerate(film.frames):
-        assert f"{i + 1}  {frame.words}" in strip.text
+        assert f"{i + 1}  {frame.words}" in strip.alt
+        assert f"{i + 1}  {frame.words[:50]}" in strip.text
     assert "evicted" in strip.svg
-    assert max(map(len, strip.text.splitlines())) <= 120
+    assert max(map(len, strip.text.splitlines())) <= 100
 
 
 def test_nodes_stand_at_the_same_place_in_each_frame():

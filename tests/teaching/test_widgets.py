@@ -382,7 +382,7 @@ async def say(chat: LiveChat, text: str, stop_after: int | None = None) -> None:
 def test_each_turn_reuses_the_last(chat: LiveChat):
     async def talk() -> None:
         await say(chat, "hello")
-        assert "0 of 8 tokens reused, 8 computed" in chat.message
+        assert "0 of 8 tokens reused, 8 computed" in chat._talk.value
         await say(chat, "and now")
 
     asyncio.run(talk())

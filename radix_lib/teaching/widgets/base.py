@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.recorder import Frame, film_strip
+from radix_lib.teaching.film import Frame, film_strip
 from radix_lib.teaching.theme import STATES
 
 #: Text beside a picture takes the colours of the page, light or dark.
@@ -57,7 +57,7 @@ class Lab:
         self.message, self.refused = "", False
         self._message = widgets.HTML()
         self._picture = widgets.HTML(layout={"overflow": "auto hidden"})
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center", width="100%")
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 10px")
         boxes = [widgets.Box(list(row), layout=wrap) for row in rows]
         self.box = widgets.VBox([*boxes, self._message, self._picture])
 

@@ -15,7 +15,8 @@ from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_model import Generation, RadixAttentionModel
 from radix_lib.router import Router
 from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.recorder import Recorder, film_strip
+from radix_lib.teaching.film import film_strip
+from radix_lib.teaching.recorder import Recorder
 from radix_lib.teaching.scene import draw_scene
 from radix_lib.teaching.widgets.base import TEXT, Lab, button, labelled
 
@@ -94,8 +95,7 @@ class LiveChat(Lab):
                     await asyncio.sleep(0)  # here the kernel takes a click on stop
                     if self._stopped:
                         break
-            words = "Stopped: the unfinished answer is not kept in the cache. " * self._stopped
-            self.say(words + _counts(self.turns[-1]))
+            self.say("Stopped: the unfinished answer is not in the cache." * self._stopped)
         except (ValueError, OutOfPages) as error:
             del self.messages[-1]
             self.say(str(error), refused=True)
@@ -111,7 +111,7 @@ class LiveChat(Lab):
             self._hit = lease.page_table[: lease.n_cached // self.model.router.page_size].tolist()
             self.turns.append(so_far)
             self.messages.append({"role": "assistant", "content": ""})
-            self.say(_counts(so_far))
+            self.say("Answering …")
             self.show()
         self.turns[-1] = so_far
         self.messages[-1]["content"] = so_far.text

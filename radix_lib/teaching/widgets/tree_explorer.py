@@ -32,14 +32,16 @@ def encode(text):
     return list(text.encode())  # a byte a token
 """
 
+CODE_STYLE = "white-space:pre;overflow-x:auto;user-select:all"  # a click selects all of it
+
 #: What each button does. This very code is run.
 CODE = {
     "match": "cache.match(encode({text!r}))",
     "insert": """\
 tokens = encode({text!r})
-pages = manager.allocate(len(tokens) // manager.page_size)  # the K/V would be computed into these
+pages = manager.allocate(len(tokens) // manager.page_size)
 cache.insert(tokens, pages)
-manager.release(pages)  # the tree holds the new ones now, duplicates are free again""",
+manager.release(pages)  # the tree holds what it took""",
     "lock": """\
 locks[{text!r}] = cache.match(encode({text!r})).node
 cache.lock(locks[{text!r}])""",
@@ -153,7 +155,7 @@ class TreeExplorer(Stepper):
         self.record(self._recorder.frames)
         self._code.value = (
             f'<details style="{TEXT}"><summary>The {count(len(self._done), "operation")} so far '
-            f"as code</summary><pre tabindex=0 style='user-select:all;{TEXT};overflow-x:auto'>"
+            f"as code</summary><pre tabindex=0 style='{CODE_STYLE};{TEXT}'>"
             f"{html.escape(self.code)}</pre></details>"
         )
         return ""
