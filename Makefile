@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-long refresh clean environment model
+.PHONY: help lab test test-long refresh gallery clean environment model
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -23,6 +23,7 @@ help:
 	@echo 'make test       lint, types, tests, and every notebook run and compared'
 	@echo 'make test-long  the tests that take minutes'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
+	@echo 'make gallery    draw one figure of each kind into build/gallery, to look at'
 	@echo 'make clean      remove .venv and what tools left behind; the prepared model stays'
 
 lab: model
@@ -39,8 +40,11 @@ test-long: model
 refresh: model
 	"$(PY)" tests/notebooks/refresh.py $(ARGS)
 
+gallery: environment
+	"$(PY)" tests/gallery/make.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Done already, this takes a moment and prints nothing of note.

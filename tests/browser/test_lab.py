@@ -10,6 +10,8 @@ from playwright.sync_api import Browser
 
 from tests.browser.lab import Lab, Notebook, Widget
 
+pytestmark = pytest.mark.long  # minutes, and a Chromium: make test-long
+
 WIDGETS = ["Stepper", "TreeExplorer", "PageExplorer", "EvictionLab", "RouterWalk", "LiveChat"]
 
 
