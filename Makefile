@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-long refresh gallery clean environment model
+.PHONY: help lab test test-long refresh gallery bench clean environment model
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-long  the tests that take minutes'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
 	@echo 'make gallery    draw one figure of each kind into build/gallery, to look at'
+	@echo 'make bench      time the executor beside Hugging Face, as ratios'
 	@echo 'make clean      remove .venv and what tools left behind; the prepared model stays'
 
 lab: model
@@ -42,6 +43,9 @@ refresh: model
 
 gallery: environment
 	"$(PY)" tests/gallery/make.py $(ARGS)
+
+bench: model
+	"$(PY)" tests/benchmarks/bench_executor.py
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -100,11 +100,8 @@ class RadixAttentionModel:
         self.model = model
         self.tokenizer = tokenizer
         self.cache = RadixCache(PageManager(n_pages, page_size), policy)
-        self.router = Router(
-            self.cache,
-            vocab_size=config.vocab_size,
-            max_tokens=config.max_position_embeddings,
-        )
+        n_positions = config.max_position_embeddings
+        self.router = Router(self.cache, vocab_size=config.vocab_size, max_tokens=n_positions)
         self.pool = KVPool(
             config.num_hidden_layers,
             config.num_key_value_heads,
@@ -124,15 +121,11 @@ class RadixAttentionModel:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        page_size: int = 16,
-        n_pages: int = 512,
-        policy: str = "lru",
+        **pool: Any,
     ) -> RadixAttentionModel:
-        """Load a model by name, as `load_model` does, and put a cache in front of it."""
+        """Load a model as `load_model` does; `pool` may name `page_size`, `n_pages`, `policy`."""
         loaded = load_model(name, device=device, dtype=dtype)
-        return cls(
-            loaded.model, loaded.tokenizer, page_size=page_size, n_pages=n_pages, policy=policy
-        )
+        return cls(loaded.model, loaded.tokenizer, **pool)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt; a chat goes through the model's own template."""
@@ -285,6 +278,15 @@ class RadixAttentionModel:
     def _end_tokens(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id
         return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+    def flush(self) -> None:
+        """Forget all K/V, as is due after a change of weights: they are the former model's.
+
+        Raises RuntimeError, forgetting nothing, while requests run.
+        """
+        if self.router.leases:
+            raise RuntimeError(f"{len(self.router.leases)} requests run: finish or cancel them")
+        self.cache.evict(self.cache.n_evictable)
 
     def stats(self) -> Stats:
         """Totals since the model was made, and where the pages are now."""

@@ -5,6 +5,7 @@ Logits are compared in float64, where all ways to compute them agree to about 1e
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -701,3 +702,27 @@ def test_from_pretrained_honours_what_it_is_told(tmp_path: Any, tiny_model: Mode
     answer = model.generate("a", 3)
     assert answer.prompt_tokens == 1 and len(answer.tokens) == 3
     assert_idle(model)
+
+
+def test_after_a_change_of_weights_the_cache_is_flushed(tiny_model: Models) -> None:
+    """K/V of the former weights are stale, and only the caller knows: sglang `flush_cache`."""
+    model = RadixAttentionModel(copy.deepcopy(tiny_model()), Characters(), page_size=4, n_pages=32)
+    prompt = some_tokens(20)
+
+    def logits() -> Tensor:
+        lease, row = model.prefill(prompt)
+        model.router.finish(lease)
+        return row
+
+    logits()
+    with torch.no_grad():
+        model.model.model.layers[0].self_attn.v_proj.weight.mul_(-1)
+    expected = model.model(torch.tensor([prompt]), logits_to_keep=1).logits[0, 0]
+    assert (logits() - expected).abs().max() > 0.01, "stale pages were not read: no test at all"
+    lease, _ = model.prefill(prompt)
+    with pytest.raises(RuntimeError, match="1 requests run"):
+        model.flush()
+    model.router.finish(lease)
+    model.flush()
+    assert model.stats().pages.free == 32
+    torch.testing.assert_close(logits(), expected, rtol=0, atol=1e-5)
