@@ -265,9 +265,7 @@ def test_a_page_table_may_have_room_to_spare(tiny_model: Models) -> None:
     model, tokens = tiny_model(dtype=torch.float64), some_tokens(30)
     paged = Paged(model)
     tables = [paged.prefilled(tokens[:n], room=40) for n in (20, 29, 5)]
-    chunks = [
-        Chunk(tokens[n : n + 1], n, t) for n, t in zip((20, 29, 5), tables, strict=True)
-    ]
+    chunks = [Chunk(tokens[n : n + 1], n, t) for n, t in zip((20, 29, 5), tables, strict=True)]
     assert_close(paged.executor.forward(chunks), reference(model, tokens)[[20, 29, 5]])
 
 

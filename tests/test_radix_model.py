@@ -139,15 +139,14 @@ def test_a_chunked_prefill_gives_the_same_logits(
 def test_a_small_pool_answers_right_while_it_evicts(tiny_model: Models, cached: Models) -> None:
     model, hf = cached(n_pages=14), tiny_model(dtype=torch.float64)
     prefixes = [some_tokens(16, seed) for seed in range(3)]
-    n_cached = 0
     for i in range(15):
         prompt = prefixes[i * i % 3] + some_tokens(3 + i, seed=i)
         answer = model.generate(prompt, 12)
         assert answer.tokens == hf_answer(hf, prompt, 12)
-        n_cached += answer.cached_tokens
         assert_idle(model)
-    assert n_cached > 0
-    assert sum(map(len, prefixes)) + 15 * 12 > 14 * 4, "too little was asked for to evict"
+    stats = model.stats()
+    assert stats.cached_tokens > 0
+    assert stats.computed_tokens + stats.decoded_tokens > 5 * 14 * 4, "too little to evict"
 
 
 def test_decoding_several_sequences_at_once(tiny_model: Models, cached: Models) -> None:
@@ -307,11 +306,9 @@ def test_temperature_divides_the_logits(temperature: float) -> None:
 def test_temperature_zero_takes_the_largest_and_draws_nothing() -> None:
     random = torch.Generator().manual_seed(0)
     before = random.get_state()
-    assert Sampling(0, 1.0).choose(BY_HAND, random) == 2
-    assert Sampling(1e-6, 1.0).choose(BY_HAND.bfloat16(), random) == 2
-    assert Sampling(0, 1.0).choose(BY_HAND, random) == 2
-    random.set_state(before)
+    assert Sampling().choose(BY_HAND, random) == 2
     assert torch.equal(random.get_state(), before)
+    assert Sampling(temperature=1e-6).choose(BY_HAND.bfloat16(), random) == 2
 
 
 def test_samples_are_those_that_come_alone(cached: Models) -> None:
@@ -428,7 +425,7 @@ def test_namespaces_share_nothing(tiny_model: Models, cached: Models) -> None:
             answer = model.generate(prompt, 6, namespace=name)
             assert (answer.cached_tokens, answer.tokens) == (n_cached, expected)
     pages = [page for node in model.cache.nodes() for page in node.pages.tolist()]
-    assert len(pages) == len(set(pages)) == len(names) * (20 + 5) // 4 - len(names) // 4
+    assert len(pages) == len(set(pages)) == len(names) * 6  # 25 tokens each, in pages of 4
 
 
 # What goes wrong
@@ -629,7 +626,6 @@ def test_a_fault_in_the_router_leaks_nothing(
 ) -> None:
     model, prompt = cached(), some_tokens(10)
     for when in ("before", "after"):
-
         call = getattr(model.router, name)
 
         def fail(*args: Any, when: str = when, call: Any = call) -> None:

@@ -97,7 +97,7 @@ class Bench:
             lambda: self.prefill(model, prefix + self.tokens(new), 0, next(fresh)),
             self.runs,
             True,
-            "≥ 8 (theirs: ours, cold)",
+            "≥ 8; theirs: ours, cold",
         )
 
     def suffix(self, cached: int, new: int) -> None:
@@ -157,7 +157,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"{torch.get_num_threads()} threads, {options.runs} runs, page size {PAGE_SIZE}, medians")
-    print(f"{'':32}{'ours ms':>9}{'theirs ms':>11}{'ratio':>8}{'of CPU':>8}{'target':>23}")
+    print(f"{'':32}{'ours ms':>9}{'theirs ms':>11}{'ratio':>8}{'of CPU':>8}{'':17}target")
     bench = Bench(options.runs)
     bench.first_token(960, 64)
     bench.suffix(960, 64)
