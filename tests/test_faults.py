@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
@@ -384,7 +385,7 @@ class FaultMachine(RuleBasedStateMachine):
 
 
 def test_faults_one_after_another_leave_nothing_half_done():
-    run_machine(FaultMachine, settings=QUICK)
+    run_machine(FaultMachine, settings=settings(QUICK, max_examples=50))
 
 
 @pytest.mark.long
