@@ -80,16 +80,13 @@ class RadixCache(RadixTree):
         self._touch(match.node, hits=1)
         return match
 
-    def insert(
-        self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
-    ) -> Match:
+    def insert_below(self, node: Any, key: bytes, pages: Pages) -> Match:
         """As in the tree, which becomes a holder of the pages that it takes.
 
-        Raises ValueError if one of `pages` is free.
+        Raises ValueError, taking none, if one of them is free.
         """
-        self.page_manager.held(pages)
         self._clock += 1
-        match = super().insert(tokens, pages, namespace)
+        match = super().insert_below(node, key, pages)
         self._touch(match.node, hits=0)
         return match
 

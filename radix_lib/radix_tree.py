@@ -121,7 +121,7 @@ class RadixTree:
         A match that ends inside an edge splits it, so that the prefix ends at a node that can be
         locked alone: matching changes the tree's shape, never its contents.
         """
-        return self._descend(pack_tokens(tokens), self._root(namespace))
+        return self._descend(self._whole_pages(pack_tokens(tokens)), self._root(namespace))
 
     def insert(
         self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
@@ -132,18 +132,22 @@ class RadixTree:
         duplicate. The match's node is the one at which the whole key now ends. Only whole pages
         enter; what is left over stays the caller's. Raises ValueError if there are too few pages.
         """
-        key = self._whole_pages(pack_tokens(tokens))
+        return self.insert_below(self._root(namespace), pack_tokens(tokens), pages)
+
+    def insert_below(self, node: Any, key: bytes, pages: Pages) -> Match:
+        """As `insert`, for what follows a prefix that is known to end at `node`."""
+        key = self._whole_pages(key)
         if len(pages) * self.page_bytes < len(key):
             raise ValueError(
                 f"{len(key) // TOKEN_BYTES} tokens need {len(key) // self.page_bytes} pages of "
                 f"{self.page_size}, not {len(pages)}"
             )
-        root = self._root(namespace)
-        known, node = self._descend(key, root)
+        if node.parent is None:
+            node = self._root(node.namespace)  # another may have been made since
+        known, node = self._descend(key, node)
         if len(known) * self.page_bytes < len(key):
             n_known, n_pages = len(known), len(key) // self.page_bytes
             node = self._add_leaf(node, key[n_known * self.page_bytes :], pages[n_known:n_pages])
-            self.roots[namespace] = root
         return Match(known, node)
 
     def _root(self, namespace: Hashable) -> Any:
@@ -154,9 +158,11 @@ class RadixTree:
         self, tokens: Sequence[int] | bytes, namespace: Hashable = None
     ) -> Iterator[tuple[Any, int]]:
         """The nodes along `tokens`, each with how many of its pages agree. Changes nothing."""
-        key, depth = self._whole_pages(pack_tokens(tokens)), 0
-        node = self.roots.get(namespace)
-        while node is not None and depth < len(key):
+        return self._steps(self._whole_pages(pack_tokens(tokens)), self._root(namespace))
+
+    def _steps(self, key: bytes, node: Any) -> Iterator[tuple[Any, int]]:
+        depth = 0
+        while depth < len(key):
             node = node.children.get(key[depth : depth + self.page_bytes])
             if node is None:
                 return
@@ -166,11 +172,10 @@ class RadixTree:
             depth += len(node.key)
             yield node, len(node.pages)
 
-    def _descend(self, key: bytes, root: TreeNode) -> Match:
-        """Walk down along `key`, and split the edge that it leaves half-way."""
-        node: Any = root
+    def _descend(self, key: bytes, node: Any) -> Match:
+        """Walk from `node` down along `key`, and split the edge that it leaves half-way."""
         pages: list[Pages] = []
-        for child, n_common in self.walk(key, root.namespace):
+        for child, n_common in self._steps(key, node):
             node = child
             if n_common < len(child.pages):
                 node = child.split(n_common, self.page_bytes)
@@ -196,6 +201,8 @@ class RadixTree:
     def _add_leaf(self, parent: TreeNode, key: bytes, pages: Pages) -> Any:
         leaf = self.node_type(key, pages.copy(), parent, parent.namespace)
         parent.children[key[: self.page_bytes]] = leaf
+        if parent.parent is None:
+            self.roots[parent.namespace] = parent
         return leaf
 
     def nodes(self) -> Iterator[Any]:

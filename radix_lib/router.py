@@ -155,10 +155,10 @@ class Router:
             self.cache.lock(match.node)
             self.cache.unlock(lease.node)
             lease.node = match.node
-            known = slice(lease.n_shared, len(match.pages))
+            known = slice(lease.n_shared, lease.n_shared + len(match.pages))
             duplicates = lease.page_table[known].copy()
-            self.page_manager.retain(match.pages[known])
-            lease.page_table[known] = match.pages[known]
+            self.page_manager.retain(match.pages)
+            lease.page_table[known] = match.pages
             self.page_manager.release(duplicates)
             lease.n_shared = n_pages
         except BaseException:
@@ -248,10 +248,10 @@ class Router:
             raise OutOfPages(n_pages, free, evictable)
 
     def _insert(self, lease: Lease) -> Match:
-        """Give the tree every whole page of the lease whose K/V exist."""
-        n_pages = lease.n_computed // self.page_size
-        key = lease.key[: n_pages * self.cache.page_bytes]
-        return self.cache.insert(key, lease.page_table, lease.namespace)
+        """Give the tree every whole page whose K/V exist, below those of the lease that it has."""
+        start, end = lease.n_shared, lease.n_computed // self.page_size
+        key = lease.key[start * self.cache.page_bytes : end * self.cache.page_bytes]
+        return self.cache.insert_below(lease.node, key, lease.page_table[start:])
 
     def _hold(self, match: Match, n_pages: int, key: bytes, namespace: Hashable) -> Lease:
         """Make the lease of a match: locked, counted, and with own pages up to `n_pages`."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 from radix_lib.teaching import theme
 from radix_lib.teaching.canvas import MARGIN, Canvas
 from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.prompts import ASSETS
 
-CHAPTERS = [
-    "start here", "what can be reused", "the radix tree", "the page manager", "the radix cache",
-    "the router", "the executor", "generation", "the scheduler", "workloads", "the fleet",
-    "logits equality",
-]  # fmt: skip
-OPTIONAL = {8, 9, 10}
+_COURSE = json.loads((ASSETS / "chapters.json").read_text(encoding="utf-8"))
+CHAPTERS = [chapter["title"] for chapter in _COURSE]
+OPTIONAL = {number for number, chapter in enumerate(_COURSE) if chapter.get("optional")}
 
 #: Chapter, name, what it does; left, top, width in px. All are 44 px high.
 PARTS: list[tuple[int, str, str, int, int, int]] = [

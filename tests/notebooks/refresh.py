@@ -9,6 +9,7 @@ Two runs give the same bytes, so that a difference in git is a difference in wha
 - times, versions, widget views and state, memory addresses and the place of this folder go;
 - a cell tagged `nbval-ignore-output` (clock times, raw floats) keeps the output it had, if any;
   after a change of such a cell, clear its output or pass --renew;
+- a Markdown cell tagged `generated:…` is written anew from `assets/` (see `fill`);
 - a notebook with an error is left as it was, and nothing after it is run. A cell tagged
   `raises-exception` may raise.
 """
@@ -158,6 +159,72 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return merged
 
 
+# -------------------------------------------------------------------------------- generated parts
+
+
+def fill(notebook: NotebookNode, path: Path) -> NotebookNode:
+    """A copy whose generated Markdown cells say what `assets/` and the folder say now.
+
+    `generated:nav` is the bar at the end, `generated:contents` the table of the chapters,
+    `generated:glossary` all terms, and `generated:references` the sources named by the cell's
+    other tags, `cite:…`.
+    """
+    notebook = deepcopy(notebook)
+    for cell in notebook.cells:
+        kind = next((tag for tag in tags(cell) if tag.startswith("generated:")), None)
+        if kind is not None:
+            cell.source = GENERATED[kind.removeprefix("generated:")](cell, path)
+    return notebook
+
+
+def _asset(name: str) -> Any:
+    return json.loads((ROOT / "assets" / name).read_text(encoding="utf-8"))
+
+
+def _nav(cell: NotebookNode, path: Path) -> str:
+    if path.parent.name == "solutions":
+        return f"[← Back to the chapter](../{path.name}#Exercises)"
+    there = [c for c in _asset("chapters.json") if path.with_name(f"{c['file']}.ipynb").exists()]
+    names = [c["file"] for c in there]
+    at = names.index(path.stem)
+    links = [f"[{c['file'][:2]} {c['title']}]({c['file']}.ipynb)" for c in there]
+    bar = [f"← {links[at - 1]}"] if at else []
+    bar.append("[Contents](" + "00_start_here.ipynb" * bool(at) + "#The-course)")
+    if (path.parent / "solutions" / path.name).exists():
+        bar.append(f"[Solutions](solutions/{path.name})")
+    return " · ".join([*bar, *(f"{link} →" for link in links[at + 1 : at + 2])])
+
+
+def _contents(cell: NotebookNode, path: Path) -> str:
+    rows = ["| chapter | you build | you find out |", "|---|---|---|"]
+    for chapter in _asset("chapters.json"):
+        name = f"{chapter['file'][:2]} {chapter['title']}"
+        if path.with_name(f"{chapter['file']}.ipynb").exists():
+            name = f"[{name}]({chapter['file']}.ipynb)"
+        optional = " *(optional)*" * chapter.get("optional", False)
+        rows.append(f"| {name}{optional} | {chapter['builds']} | {chapter['question']} |")
+    return "\n".join(rows)
+
+
+def _glossary(cell: NotebookNode, path: Path) -> str:
+    terms = sorted(_asset("glossary.json").items(), key=lambda item: item[0].lower())
+    return "\n".join(["| term | meaning |", "|---|---|", *(f"| **{t}** | {m} |" for t, m in terms)])
+
+
+def _references(cell: NotebookNode, path: Path) -> str:
+    sources = _asset("references.json")
+    keys = [tag.removeprefix("cite:") for tag in tags(cell) if tag.startswith("cite:")]
+    return "\n".join(["## References", "", *(f"- {sources[key]}" for key in keys)])
+
+
+GENERATED: dict[str, Callable[[NotebookNode, Path], str]] = {
+    "nav": _nav,
+    "contents": _contents,
+    "glossary": _glossary,
+    "references": _references,
+}
+
+
 # ------------------------------------------------------------------------------------ execution
 
 
@@ -240,8 +307,8 @@ def refresh(path: Path, *, timeout: int = 600, renew: bool = False) -> bool:
     """Refresh one file, all at once or not at all. True if its bytes changed."""
     before = path.read_bytes()
     try:
-        notebook = parse(before.decode())
-    except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
+        notebook = fill(parse(before.decode()), path)
+    except (ValueError, KeyError) as error:  # JSON's and Unicode's errors are ValueErrors
         raise Failed(f"which cannot be read: {error}") from error
     n = len(notebook.cells)
 

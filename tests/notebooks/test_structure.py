@@ -300,6 +300,19 @@ def ends_with_the_way_on(book: Book) -> Iterator[str]:
         yield "no link to the contents in the last cell"
 
 
+@rule
+def generated_parts_are_current(book: Book) -> Iterator[str]:
+    """The bars, the contents, the glossary and the references: what refresh.py would write."""
+    kinds = {tag for cell in book.nb.cells for tag in tags(cell) if tag.startswith("generated:")}
+    due = {"generated:nav"} | ({"generated:references"} if book.is_chapter else set())
+    if book.path.is_relative_to(ROOT):
+        for kind in sorted(due - kinds):
+            yield f"no cell is tagged {kind}"
+        for cell, now in zip(book.nb.cells, refresh.fill(book.nb, book.path).cells, strict=True):
+            if cell.source != now.source:
+                yield f"{at(cell)}: out of date, run make refresh"
+
+
 # ------------------------------------------------------------------------------------- tests
 
 
