@@ -80,11 +80,18 @@ class RadixCache(RadixTree):
         self._touch(match.node, hits=1)
         return match
 
-    def insert_below(self, node: Any, key: bytes, pages: Pages) -> Match:
+    def insert(
+        self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
+    ) -> Match:
         """As in the tree, which becomes a holder of the pages that it takes.
 
-        Raises ValueError, taking none, if one of them is free.
+        Raises ValueError if one of `pages` is free.
         """
+        self.page_manager.held(pages)
+        return super().insert(tokens, pages, namespace)
+
+    def insert_below(self, node: Any, key: bytes, pages: Pages) -> Match:
+        """As in the tree; the path below `node` is marked as used now."""
         self._clock += 1
         match = super().insert_below(node, key, pages)
         self._touch(match.node, hits=0)

@@ -286,7 +286,7 @@ def test_the_steps_that_matter_are_among_those_that_fail():
         "PageManager.retain",
         "PageManager.release",
         "RadixCache.match",
-        "RadixCache.insert",
+        "RadixCache.insert_below",
         "RadixCache.lock",
         "RadixCache.unlock",
         "RadixCache.evict",

@@ -57,10 +57,11 @@ class Narrator:
             words += [f"node {low} is split, {up} is its upper part" for up, low in splits]
         if alone and self.gone and operation != "evict":
             words.append(f"{_pages(self.gone)} evicted to make room")
-        return f"{operation}: {'; '.join(words)}"
+        return f"{operation.partition('_')[0]}: {'; '.join(words)}"
 
     def _asked(self) -> tuple[int, str]:
-        n_tokens = len(pack_tokens(self.given["tokens"])) // TOKEN_BYTES
+        tokens = self.given["key" if "key" in self.given else "tokens"]
+        n_tokens = len(pack_tokens(tokens)) // TOKEN_BYTES
         name = name_of(self.given.get("namespace"))
         return n_tokens // self.page_size, f" in namespace {name}" if name else ""
 
@@ -81,6 +82,9 @@ class Narrator:
         duplicates = [page for page, kept in zip(own, known, strict=True) if page != kept]
         words += [f"{_pages(duplicates)} not needed: duplicates"] * bool(duplicates)
         return ", ".join(words)
+
+    def _insert_below(self) -> str:
+        return f"below {self._node()}, {self._insert()}"
 
     def _lock(self) -> str:
         before, after = self.locked

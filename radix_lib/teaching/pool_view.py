@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, cast
 
 from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
@@ -85,25 +86,36 @@ class PoolView:
         return self.marks.of_page(page, self.counts[page] > 0, page in self.locked)
 
 
+def kind_of(thing: object) -> str:
+    """What a structure is, seen by what it has: a chapter draws the classes that it has built."""
+    marks = {"leases": "router", "page_manager": "cache", "ref_counts": "manager", "roots": "tree"}
+    for attribute, kind in marks.items():
+        if hasattr(thing, attribute):
+            return kind
+    raise ValueError(f"neither a tree nor a cache, a router or a page manager: {thing!r}")
+
+
 def pool_view(
     source: Source, requests: Mapping[str, Holder] | None = None, given: Marks | None = None
 ) -> PoolView:
     """Pages, tree and requests as they are now. A router's leases are R1, R2 … unless named."""
-    manager = source if isinstance(source, PageManager) else source.page_manager
-    cache = source.cache if isinstance(source, Router) else source
-    tree = letters_of(cache).view(cache) if isinstance(cache, RadixCache) else None
+    kind, whole = kind_of(source), cast("Any", source)
+    manager: PageManager = whole if kind == "manager" else whole.page_manager
+    cache = whole.cache if kind == "router" else whole
+    tree = letters_of(cache).view(cache) if kind != "manager" else None
     if requests is None:
-        requests = names_of(source) if isinstance(source, Router) else {}
+        requests = names_of(whole) if kind == "router" else {}
     views = tuple(_request(name, holder, manager.page_size) for name, holder in requests.items())
     counts = tuple(manager.ref_counts.tolist())
     return PoolView(manager.page_size, counts, views, tree, given or Marks())
 
 
 def _request(name: str, holder: Holder, page_size: int) -> RequestView:
-    if isinstance(holder, Lease):
+    if hasattr(holder, "page_table"):
+        lease = cast("Lease", holder)
         return RequestView(
-            name, tuple(holder.page_table.tolist()), holder.n_tokens, holder.n_computed,
-            holder.n_cached, holder.n_shared, tuple(holder.tokens),
+            name, tuple(lease.page_table.tolist()), lease.n_tokens, lease.n_computed,
+            lease.n_cached, lease.n_shared, tuple(lease.tokens),
         )  # fmt: skip
     pages, n_tokens = holder if isinstance(holder, tuple) else (holder, len(holder) * page_size)
     return RequestView(name, tuple(int(page) for page in pages), n_tokens, n_tokens)

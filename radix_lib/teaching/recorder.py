@@ -9,23 +9,24 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from radix_lib.page_manager import PageManager
-from radix_lib.radix_cache import RadixCache
-from radix_lib.radix_tree import Match, RadixTree
+from radix_lib.radix_tree import RadixTree
 from radix_lib.router import Router
 from radix_lib.teaching.film import Frame
 from radix_lib.teaching.labels import Decoder
 from radix_lib.teaching.narration import Narrator
-from radix_lib.teaching.pool_view import PoolView, names_of, pool_view
+from radix_lib.teaching.pool_view import PoolView, kind_of, names_of, pool_view
 from radix_lib.teaching.views import Marks, TreeView, letters_of
 
-OPERATIONS: dict[type, tuple[str, ...]] = {
-    Router: ("admit", "commit", "fork", "finish", "cancel"),
-    RadixCache: ("match", "insert", "lock", "unlock", "evict"),
-    RadixTree: ("match", "insert"),
-    PageManager: ("allocate",),
+if TYPE_CHECKING:
+    from radix_lib.radix_cache import RadixCache
+
+OPERATIONS = {
+    "router": ("admit", "commit", "fork", "finish", "cancel"),
+    "cache": ("match", "insert", "insert_below", "lock", "unlock", "evict"),
+    "tree": ("match", "insert"),
+    "manager": ("allocate",),
 }
 
 
@@ -35,6 +36,7 @@ class Recorder:
     With `steps`, a router's frames also show what its cache and its page manager do inside each
     operation. What an operation raises passes through, and leaves no frame.
 
+    >>> from radix_lib import PageManager, RadixCache
     >>> cache = RadixCache(PageManager(n_pages=4, page_size=2))
     >>> film = Recorder(cache)
     >>> pages = cache.page_manager.allocate(2)
@@ -45,15 +47,15 @@ class Recorder:
 
     def __init__(self, target: RadixTree | Router, *, decode: Decoder = None, steps: bool = False):
         self.target, self.decode = target, decode
-        self.tree = target.cache if isinstance(target, Router) else target
+        self.kind, whole = kind_of(target), cast("Any", target)
+        self.tree: RadixTree = whole.cache if self.kind == "router" else whole
         self.frames: list[Frame] = []
         self._open: list[object] = []  # whose operation is under way
-        inside: list[Any] = [target]
-        if steps and isinstance(target, Router):
-            inside += [target.cache, target.page_manager]
+        inside = [whole]
+        if steps and self.kind == "router":
+            inside += [whole.cache, whole.page_manager]
         for part in inside:
-            kind = next(kind for kind in OPERATIONS if isinstance(part, kind))
-            for name in OPERATIONS[kind]:
+            for name in OPERATIONS[kind_of(part)]:
                 setattr(part, name, self._recorded(part, name, steps))
         self._look()  # now each node has a letter, and each live request a name
         self._requests()
@@ -83,7 +85,7 @@ class Recorder:
             )  # fmt: skip
             # With steps, what was split and evicted on the way has been told.
             alone = not steps or part is not self.target
-            hit = result.pages if isinstance(result, Match) else ()
+            hit = result.pages if name.startswith(("match", "insert")) else ()
             new = result if name == "allocate" else told.came
             self.note(told.tell(name, alone), hit=hit, new=new, evicted=told.gone if alone else ())
             return result
@@ -112,12 +114,12 @@ class Recorder:
         self.note(words or "; ".join(frame.words for frame in last), **marked)
 
     def _look(self, given: Marks | None = None) -> tuple[TreeView, PoolView | None]:
-        if isinstance(self.target, RadixCache | Router):
-            pool = pool_view(self.target, given=given)
+        if self.kind != "tree":
+            pool = pool_view(cast("RadixCache | Router", self.target), given=given)
             assert pool.tree is not None
             return pool.tree, pool
         return letters_of(self.tree).view(self.tree), None
 
     def _requests(self) -> dict[Any, str]:
-        leases = names_of(self.target) if isinstance(self.target, Router) else {}
+        leases = names_of(cast("Router", self.target)) if self.kind == "router" else {}
         return {lease: name for name, lease in leases.items()}

@@ -48,7 +48,7 @@ def test_nothing_on_the_map_lies_on_anything_else():
 
 def test_the_map_of_chapters():
     figure = chapter_map(here=5)
-    assert figure.text.splitlines()[5] == "► 05 the router"
+    assert figure.text.splitlines()[5] == "► 05 The router"
     assert figure.text.count("(optional)") == len(OPTIONAL) == 3
     assert all(title in figure.svg for title in CHAPTERS)
     assert figure.svg.count('stroke-width="3"') == 1
