@@ -219,17 +219,17 @@ class RadixTree:
             assert root.key == b"" and root.parent is None, f"root {namespace!r} has an edge"
             assert root.namespace == namespace, f"root {namespace!r} says {root.namespace!r}"
         seen: set[int] = set()
-        for node in self.nodes():
-            name = f"node {unpack_tokens(node.key[: self.page_bytes])}…"
-            parent = node.parent
-            assert parent is not None, f"{name} has no parent"
-            assert parent.children.get(node.key[: self.page_bytes]) is node, f"{name} is misfiled"
-            assert node.namespace == parent.namespace, f"{name} crosses namespaces"
-            assert len(node.pages) > 0, f"{name} is empty"
-            assert len(node.key) == len(node.pages) * self.page_bytes, f"{name}: key ≠ pages"
-            pages = set(node.pages.tolist())
-            assert len(pages) == len(node.pages) and not pages & seen, f"{name} repeats a page"
-            seen |= pages
+        for parent in (*self.roots.values(), *self.nodes()):
+            for first, node in parent.children.items():
+                name = f"node {unpack_tokens(node.key[: self.page_bytes])}…"
+                assert node.parent is parent, f"{name} names another parent"
+                assert node.key[: self.page_bytes] == first, f"{name} is misfiled"
+                assert node.namespace == parent.namespace, f"{name} crosses namespaces"
+                assert len(node.pages) > 0, f"{name} is empty"
+                assert len(node.key) == len(node.pages) * self.page_bytes, f"{name}: key ≠ pages"
+                pages = set(node.pages.tolist())
+                assert len(pages) == len(node.pages) and not pages & seen, f"{name} repeats a page"
+                seen |= pages
 
 
 def _reversed(node: TreeNode) -> Iterator[TreeNode]:

@@ -306,7 +306,7 @@ def test_too_few_pages_are_refused_with_the_number_needed(namespace):
 
 BROKEN = {
     "misfiled": lambda tree, node: setattr(node, "key", pack_tokens([8]) + node.key[TOKEN_BYTES:]),
-    "no parent": lambda tree, node: setattr(node, "parent", None),
+    "names another parent": lambda tree, node: setattr(node, "parent", None),
     "empty": lambda tree, node: setattr(node, "pages", node.pages[:0]),
     "key ≠ pages": lambda tree, node: setattr(node, "pages", node.pages[:1]),
     "repeats a page": lambda tree, node: setattr(node, "pages", node.pages[[0, 0]]),

@@ -68,6 +68,17 @@ def _lines(axes: Axes, series: Series, x: str, y: str, **looks: str) -> None:
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
+def draw_lines(series: Series, x: str, y: str, caption: str, *, log: bool = False) -> Chart:
+    """A line a series, of (x, y) points; with `log`, both axes in powers of ten."""
+
+    def paint(axes: Axes) -> None:
+        _lines(axes, series, x, y)
+        if log:
+            axes.set(xscale="log", yscale="log")
+
+    return Chart(paint, caption, _table(x, series))
+
+
 def draw_time_to_first_token(
     measured: Sequence[tuple[int, float]], predicted: Sequence[tuple[int, float]] = (),
     caption: str = "Time to first token",

@@ -80,7 +80,7 @@ class Narrator:
         words = [f"{len(known)} of {count(asked, 'page')} known{where}"]
         words += [f"{_pages(self.came)} new, as node {leaf}" for leaf in self.leaves]
         duplicates = [page for page, kept in zip(own, known, strict=True) if page != kept]
-        words += [f"{_pages(duplicates)} not needed: duplicates"] * bool(duplicates)
+        words += [_duplicates(duplicates, "not needed")] * bool(duplicates)
         return ", ".join(words)
 
     def _insert_below(self) -> str:
@@ -134,7 +134,7 @@ class Narrator:
         words = [f"the tree has {_pages(self.came)} of {name} now" if self.came
                  else f"the tree had all of {name}"]
         own = [page for page, kept in zip(before, after, strict=True) if page != kept]
-        words += [f"{_pages(own)} freed: duplicates"] * bool(own)
+        words += [_duplicates(own, "freed")] * bool(own)
         return ", ".join(words)
 
     def _finish(self) -> str:
@@ -144,6 +144,10 @@ class Narrator:
         return ", ".join([*words, f"{_pages(self.freed)} free again"])
 
     _cancel = _finish
+
+
+def _duplicates(pages: list[int], done: str) -> str:
+    return f"{_pages(pages)} {done}: {'duplicates' if len(pages) > 1 else 'a duplicate'}"
 
 
 def _pages(pages: Iterable[int]) -> str:

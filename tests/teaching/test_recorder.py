@@ -34,7 +34,7 @@ def test_a_tree():
         "match: 2 of 3 pages found; node A is split, B is its upper part",
         "match: 0 of 1 page found in namespace bob",
         "match: less than a page of 2 tokens, nothing to look for",
-        "insert: 1 of 2 pages known, page 8 new, as node D, page 7 not needed: duplicates; "
+        "insert: 1 of 2 pages known, page 8 new, as node D, page 7 not needed: a duplicate; "
         "node B is split, C is its upper part",
         "insert: less than a page of 2 tokens, nothing to keep",
     ]
