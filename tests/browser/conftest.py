@@ -37,7 +37,9 @@ Stepper(film.frames)""",
 ]
 
 
-@pytest.fixture(scope="session")
+# Of the module, not the session: while Playwright is open its event loop is this thread's, and no
+# test elsewhere could call asyncio.run.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium. In CI it has to be there."""
     path = find_browser()
@@ -50,7 +52,7 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A server of a copy of the notebooks, with the widget gallery beside them."""
     root, private = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("private")

@@ -10,8 +10,6 @@ from playwright.sync_api import Browser
 
 from tests.browser.lab import Lab, Notebook, Widget
 
-pytestmark = pytest.mark.long  # minutes, and a Chromium: make test-long
-
 WIDGETS = ["Stepper", "TreeExplorer", "PageExplorer", "EvictionLab", "RouterWalk", "LiveChat"]
 
 
@@ -137,10 +135,10 @@ def test_page_explorer(gallery: Notebook):
     widget.at.get_by_role("checkbox", name=re.compile("^C: ")).press("Space")
     assert "C has pages" in changed(widget, "pages of 16 tokens instead of 9")
     widget.press("fork")
-    widget.wait_for("nothing was copied")
+    widget.wait_for("A2 has a copy of it")
     widget.wait_for("A2 has pages")
     widget.press("write a token")
-    widget.wait_for("A writes to a copy of it")
+    widget.wait_for("A wrote a token into page")
     widget.press("undo")
     widget.press("undo")
     widget.press("undo")

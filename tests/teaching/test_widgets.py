@@ -234,30 +234,35 @@ def test_tail_waste_grows_with_the_page():
     assert "12 of their 64 places are empty" in lab.figure.alt
 
 
-def test_a_fork_shares_everything_until_one_writes():
+def test_a_fork_shares_what_is_full_and_copies_what_is_not():
     lab = PageExplorer()
     lab.target.value = "B"
     lab.fork.click()
+    assert "B2 shares 5 full pages with B; page" in lab.message
     b, fork = (lab.requests[name][0].tolist() for name in ("B", "B2"))
-    assert b == fork
+    assert b[:-1] == fork[:-1]
+    assert fork[-1] not in b
     lab.write.click()
-    assert "is shared: B writes to a copy" in lab.message
-    written, fork = (lab.requests[name][0].tolist() for name in ("B", "B2"))
-    assert fork == b
-    assert written[:-1] == b[:-1]
-    assert written[-1] not in b
-    lab.target.value = "B2"
-    lab.write.click()
-    assert "which is its own" in lab.message
+    assert f"B wrote a token into page {b[-1]}, which it alone holds." in lab.message
     for _ in range(6):
         lab.write.click()
-    assert "which is its own" in lab.message
+    assert "which it alone holds" in lab.message
     lab.write.click()
     assert "begins page" in lab.message
-    for _ in range(10):
+    assert lab.requests["B2"][0].tolist() == fork
+    for _ in range(9):
         lab.undo.click()
     assert lab.requests["B"][0].tolist() == b
-    assert lab.target.value == "A"  # what was chosen is gone
+    assert "B2" not in lab.requests
+
+
+def test_a_fork_at_the_end_of_a_page_copies_nothing():
+    lab = PageExplorer()
+    lab.page_size.value = 1
+    n_free = lab.manager.n_free
+    lab.fork.click()
+    assert lab.message.endswith("nothing had to be copied.")
+    assert lab.manager.n_free == n_free
 
 
 def test_a_pool_that_is_too_small_is_told():

@@ -26,8 +26,8 @@ class PageExplorer(Lab):
     """Pick requests and a page size; fork a request, and write to it.
 
     A byte is a token. Everything is done again, in the same order, whenever a control moves. A
-    fork shares all pages until one of the two writes: then a page that both hold is copied first.
-    (`RadixAttentionModel.fork` copies at once, since both of its requests will write.)
+    fork shares the full pages and gets a copy of the last one, if tokens are to be added there:
+    both requests are about to write to it.
     """
 
     def __init__(self, prompts: Sequence[str] = PROMPTS, *, pool_tokens: int = 160):
@@ -111,21 +111,21 @@ class PageExplorer(Lab):
     def _fork(self, name: str) -> str:
         pages, n_tokens = self.requests[name]
         fork = next(f"{name}{i}" for i in range(2, 99) if f"{name}{i}" not in self.requests)
-        self.manager.retain(pages)
-        self.requests[fork] = pages.copy(), n_tokens
-        return f"{fork} holds the {count(len(pages), 'page')} of {name}; nothing was copied."
+        n_full = n_tokens // self.manager.page_size
+        own = self.manager.allocate(len(pages) - n_full)
+        self.manager.retain(pages[:n_full])
+        self.requests[fork] = np.concatenate((pages[:n_full], own)), n_tokens
+        words = f"{fork} shares {count(n_full, 'full page')} with {name}"
+        if not len(own):
+            return f"{words}; nothing had to be copied."
+        return f"{words}; page {pages[-1]} has room, so {fork} has a copy of it, page {own[0]}."
 
     def _write(self, name: str) -> str:
         pages, n_tokens = self.requests[name]
-        words = f"{name} wrote a token into page {pages[-1]}, which is its own."
+        words = f"{name} wrote a token into page {pages[-1]}, which it alone holds."
         if n_tokens % self.manager.page_size == 0:
             pages = np.append(pages, self.manager.allocate(1))
             words = f"The last page of {name} was full: the token begins page {pages[-1]}."
-        elif self.manager.ref_counts[pages[-1]] > 1:
-            copy = self.manager.allocate(1)
-            self.manager.release(pages[-1:])
-            words = f"Page {pages[-1]} is shared: {name} writes to a copy of it, page {copy[0]}."
-            pages = np.append(pages[:-1], copy)
         self.requests[name] = pages, n_tokens + 1
         return words
 
