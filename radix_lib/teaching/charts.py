@@ -75,6 +75,8 @@ def draw_lines(series: Series, x: str, y: str, caption: str, *, log: bool = Fals
         _lines(axes, series, x, y)
         if log:
             axes.set(xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:,.10g}")
 
     return Chart(paint, caption, _table(x, series))
 

@@ -55,7 +55,7 @@ class Recorder:
         if steps and self.kind == "router":
             inside += [whole.cache, whole.page_manager]
         for part in inside:
-            for name in OPERATIONS[kind_of(part)]:
+            for name in (n for n in OPERATIONS[kind_of(part)] if hasattr(part, n)):
                 setattr(part, name, self._recorded(part, name, steps))
         self._look()  # now each node has a letter, and each live request a name
         self._requests()
