@@ -129,6 +129,7 @@ def _bars(
     rows: Mapping[str, Mapping[str, float]], parts: Mapping[str, str], unit: str, caption: str
 ) -> Chart:
     """A bar a row, stacked of parts that look like the state that each stands for."""
+    parts = {p: state for p, state in parts.items() if any(p in row for row in rows.values())}
 
     def paint(axes: Axes) -> None:
         left = np.zeros(len(rows))
@@ -136,6 +137,7 @@ def _bars(
             width = np.array([row.get(part, 0) for row in rows.values()], float)
             axes.barh(list(rows), width, left=left, label=part, **_look(state))
             left += width
+        axes.set_xlim(right=1.03 * max(left))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit)

@@ -65,6 +65,10 @@ def sharing() -> charts.Chart:
 
 
 CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
+    "lines": (
+        lambda: charts.draw_lines({"a": [(1, 2), (1000, 3)]}, "x", "y", "Lines", log=True),
+        "Lines\n    x  a\n    1  2\n1,000  3",
+    ),
     "time to first token": (
         lambda: charts.draw_time_to_first_token([(0, 1.3), (960, 0.125)], [(0, 1.25)]),
         "Time to first token\n"
@@ -82,8 +86,8 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
     "tokens": (
         lambda: charts.draw_tokens({"chat": {"reused": 5200, "evicted": 7}}),
         "Tokens\n"
-        "tokens  reused  computed  evicted\n"
-        "  chat   5,200         0        7",
+        "tokens  reused  evicted\n"
+        "  chat   5,200        7",
     ),
     "timeline": (
         lambda: charts.draw_timeline(
