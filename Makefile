@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-long refresh gallery bench clean environment model
+.PHONY: help lab test test-long verify refresh gallery bench clean environment model
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -22,6 +22,7 @@ help:
 	@echo 'make lab        open the course in JupyterLab (the first time: installs it, 5 to 10 minutes)'
 	@echo 'make test       lint, types, tests, and every notebook run and compared'
 	@echo 'make test-long  the tests that take minutes'
+	@echo 'make verify     compare all logits in all cache states with Hugging Face, bit by bit'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
 	@echo 'make gallery    draw one figure of each kind into build/gallery, to look at'
 	@echo 'make bench      time the executor beside Hugging Face, as ratios'
@@ -37,6 +38,9 @@ test: model
 
 test-long: model
 	"$(PY)" -m pytest --nbval -m long $(ARGS)
+
+verify: model
+	"$(PY)" -m radix_lib --exact $(ARGS)
 
 refresh: model
 	"$(PY)" tests/notebooks/refresh.py $(ARGS)

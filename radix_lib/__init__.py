@@ -20,6 +20,7 @@ _HOME = {
     "AttentionExecutor": "executor",
     "RadixAttentionModel": "radix_model",
     "compare_logits": "equality",
+    "batch_invariant": "batch_invariance",
 }
 __all__ = list(_HOME)
 

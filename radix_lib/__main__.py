@@ -1,6 +1,7 @@
 """`python -m radix_lib`: the story in a terminal, each request beside the baseline.
 
-Exit status 1 if a single token differs from Hugging Face's `generate`.
+Exit status 1 if a single token differs from Hugging Face's `generate`; with `--exact`, if a single
+bit of the logits differs from Hugging Face's forward, in any state of the cache.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import Any
 
+import torch
+
+from radix_lib.batch_invariance import NotInvariant, batch_invariant
 from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
-from radix_lib.model_loader import ModelError
+from radix_lib.model_loader import ModelError, load_model
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.teaching.prompts import few_shot_prompts
+from radix_lib.teaching.verify import FAMILIES, compare_states, tiny_model
 
 
 def answer(model: RadixAttentionModel, number: int, prompt: str, max_new_tokens: int) -> bool:
@@ -56,6 +62,47 @@ def answer(model: RadixAttentionModel, number: int, prompt: str, max_new_tokens:
     return ours == theirs
 
 
+def is_exact(name: str, model: Any, tokens: list[int], page_sizes: tuple[int, ...]) -> bool:
+    """Print the three legs for one model in one dtype, and say if they all hold."""
+    print(f"\n{name}, {str(model.dtype).removeprefix('torch.')}, {len(tokens)} tokens")
+    ((_, cold),) = compare_states(model, tokens, states=["cold prompt"])
+    untouched = baseline_logits(model, tokens, all_logits=True)
+    with batch_invariant():
+        theirs = compare_logits(baseline_logits(model, tokens, all_logits=True), untouched)
+    good = cold.differing == 0
+    print(f"  (a) ours, cold, and Hugging Face untouched: {cold.differing} numbers differ")
+    top = f"same top token in {theirs.same_argmax} of {theirs.rows} rows"
+    print(f"  (c) Hugging Face, exact and untouched: max |Δ| {theirs.max_abs_diff:.0e}, {top}")
+    if model.dtype != torch.bfloat16:  # its own rounding is coarser than any such limit
+        good &= theirs.max_abs_diff <= 1e-3 and theirs.same_argmax == theirs.rows
+    print("  (b) ours and Hugging Face in exact arithmetic:")
+    print("      page size  state                     numbers compared  differing in a bit")
+    for page_size in page_sizes:
+        with batch_invariant():
+            for state, found in compare_states(model, tokens, page_size=page_size):
+                row = f"{page_size:9}  {state:24}  {found.numbers:16,}  {found.differing:18,}"
+                print("      " + row, flush=True)
+                good &= found.differing == 0
+    return good
+
+
+def exact(name: str | None) -> int:
+    """Hold every cache state against Hugging Face's forward, on the model and on tiny ones."""
+    good = True
+    for dtype, n_tokens, page_sizes in (
+        (torch.float32, 40, (1, 4, 16)), (torch.float64, 24, (4,)), (torch.bfloat16, 24, (4,))
+    ):  # fmt: skip
+        loaded = load_model(name, dtype=dtype)
+        tokens = loaded.tokenizer.encode(few_shot_prompts(1)[0])[:n_tokens]
+        good &= is_exact(loaded.name, loaded.model, tokens, page_sizes)
+    tokens = [(7 * i * i + i) % 64 for i in range(37)]
+    for family, config in FAMILIES.items():
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            good &= is_exact(f"a tiny {family}", tiny_model(config, dtype), tokens, (1, 4, 16))
+    print("\nNot one bit differs." if good else "\nNOT EQUAL: see the rows above.")
+    return 0 if good else 1
+
+
 def main() -> int:
     """Parse the command line, run the requests in order, return the exit status."""
     parser = argparse.ArgumentParser("python -m radix_lib", description=__doc__)
@@ -65,10 +112,15 @@ def main() -> int:
     parser.add_argument("--model", help="a hub id or a local folder (default: SmolLM2-135M)")
     parser.add_argument("--page-size", type=int, default=16, help="tokens a page (default: 16)")
     parser.add_argument("--max-new-tokens", type=int, default=4, help="(default: 4)")
+    parser.add_argument(
+        "--exact", action="store_true", help="compare all logits in all cache states, bit by bit"
+    )
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error(f"--max-new-tokens is at least 1, not {args.max_new_tokens}")
     try:
+        if args.exact:
+            return exact(args.model)
         n_pages = -(-8192 // args.page_size) if args.page_size > 0 else 1
         model = RadixAttentionModel.from_pretrained(
             args.model, page_size=args.page_size, n_pages=n_pages
@@ -78,7 +130,7 @@ def main() -> int:
             answer(model, number, prompt, args.max_new_tokens)
             for number, prompt in enumerate(prompts, 1)
         ]
-    except (ModelError, OutOfPages, ValueError) as error:
+    except (ModelError, NotInvariant, OutOfPages, ValueError) as error:
         print(f"radix_lib: {error}", file=sys.stderr)
         return 2
     done = model.stats()

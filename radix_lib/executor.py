@@ -129,9 +129,7 @@ class AttentionExecutor:
         if group.cached:
             gathered = self.pool.gather(layer, group.page_tables.flatten())
             by_sequence = gathered.view(n_sequences, -1, *gathered.shape[1:])[:, : group.length]
-            k, v = by_sequence.permute(
-                2, 0, 3, 1, 4
-            )  # each [sequences, kv_heads, length, head_dim]
+            k, v = by_sequence.permute(2, 0, 3, 1, 4)  # [sequences, kv_heads, length, head_dim]
         module = self.decoder.layers[layer].self_attn
         attended, _ = sdpa_attention_forward(module, q, k, v, group.mask, scaling=module.scaling)
         return attended.reshape(1, -1, q.shape[1] * q.shape[3])
@@ -144,12 +142,10 @@ class AttentionExecutor:
         self._check(chunks)
         page_size = self.pool.page_size
         positions = [np.arange(c.start, c.start + len(c.tokens)) for c in chunks]
-        slots = np.concatenate(
-            [
-                c.page_table[at // page_size] * page_size + at % page_size
-                for c, at in zip(chunks, positions, strict=True)
-            ]
-        )
+        slots = np.concatenate([
+            c.page_table[at // page_size] * page_size + at % page_size
+            for c, at in zip(chunks, positions, strict=True)
+        ])  # fmt: skip
         if len(np.unique(slots)) < len(slots):
             raise ValueError("two tokens of this batch would be written to the same slot")
         ends = np.cumsum([len(c.tokens) for c in chunks])

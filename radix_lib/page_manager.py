@@ -123,16 +123,9 @@ class KVPool:
     """
 
     def __init__(
-        self,
-        n_layers: int,
-        kv_heads: int,
-        head_dim: int,
-        n_pages: int,
-        page_size: int,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ):
+        self, n_layers: int, kv_heads: int, head_dim: int, n_pages: int, page_size: int, *,
+        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+    ):  # fmt: skip
         import torch  # only who stores K/V pays for the import
 
         shape = (n_layers, n_pages, page_size, 2, kv_heads, head_dim)

@@ -88,14 +88,9 @@ class RadixAttentionModel:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        page_size: int = 16,
-        n_pages: int = 512,
+        self, model: Any, tokenizer: Any, *, page_size: int = 16, n_pages: int = 512,
         policy: str = "lru",
-    ):
+    ):  # fmt: skip
         config = model.config
         self.model = model
         self.tokenizer = tokenizer
@@ -116,13 +111,9 @@ class RadixAttentionModel:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | None = None,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        **pool: Any,
-    ) -> RadixAttentionModel:
+        cls, name: str | None = None, *, device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32, **pool: Any,
+    ) -> RadixAttentionModel:  # fmt: skip
         """Load a model as `load_model` does; `pool` may name `page_size`, `n_pages`, `policy`."""
         loaded = load_model(name, device=device, dtype=dtype)
         return cls(loaded.model, loaded.tokenizer, **pool)
@@ -139,13 +130,9 @@ class RadixAttentionModel:
         return list(prompt)  # type: ignore[arg-type]
 
     def prefill(
-        self,
-        prompt: Prompt,
-        *,
-        namespace: Hashable = None,
-        max_new_tokens: int = 0,
+        self, prompt: Prompt, *, namespace: Hashable = None, max_new_tokens: int = 0,
         chunk_tokens: int | None = None,
-    ) -> tuple[Lease, Tensor]:
+    ) -> tuple[Lease, Tensor]:  # fmt: skip
         """Compute what the cache lacks of a prompt, `chunk_tokens` at a time (None: all at once).
 
         Returns the lease, with room for `max_new_tokens`, and the logits after the last token,
@@ -230,14 +217,9 @@ class RadixAttentionModel:
         return last
 
     def _answers(
-        self,
-        prompt: Prompt,
-        n: int,
-        max_new_tokens: int,
-        *,
-        namespace: Hashable = None,
+        self, prompt: Prompt, n: int, max_new_tokens: int, *, namespace: Hashable = None,
         **options: Any,
-    ) -> Iterator[list[Generation]]:
+    ) -> Iterator[list[Generation]]:  # fmt: skip
         sampling = Sampling(**options)
         if n < 1 or max_new_tokens < 1:
             raise ValueError(f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1")

@@ -30,16 +30,16 @@ CHAPTER = {
     "workloads": 9,
     "fleet": 10,
     "equality": 11,
-    "batch_invariant": 11,
+    "batch_invariance": 11,
 }
 ORDER = list(CHAPTER)
 OPTIONAL = {"scheduler", "workloads", "fleet"}
-KNOWN_BY_NONE = {"batch_invariant"}  # a context manager around the others, which must not notice
+KNOWN_BY_NONE = {"batch_invariance"}  # a context manager around the others, which must not notice
 ENTRANCES = {"__init__", "__main__"}  # gather everything
 
 MAX_LINES = 300
 MAX_CORE = 1_800  # chapters 01 to 07, and 11
-MAX_TEACHING = 3_400
+MAX_TEACHING = 4_000
 
 
 def name_of(path: Path) -> str:
@@ -115,8 +115,8 @@ def test_a_module_imports_earlier_chapters_only(module: str) -> None:
         ("router", "from radix_lib import AttentionExecutor"),  # through __init__: say where from
         ("router", "from radix_lib.teaching import figures"),
         ("router", "if TYPE_CHECKING:\n    from radix_lib.radix_model import RadixAttentionModel"),
-        ("executor", "importlib.import_module('radix_lib.batch_invariant')"),
-        ("equality", "from .batch_invariant import batch_invariant"),
+        ("executor", "importlib.import_module('radix_lib.batch_invariance')"),
+        ("equality", "from .batch_invariance import batch_invariant"),
         ("equality", "from radix_lib.scheduler import Scheduler"),
         ("eviction", "from .radix_cache import RadixCache"),
         ("router", "import radix_lib"),
@@ -185,8 +185,9 @@ PUBLIC = {
     "AttentionExecutor": "executor",
     "RadixAttentionModel": "radix_model",
     "compare_logits": "equality",
+    "batch_invariant": "batch_invariance",
 }
-LATER = {"Scheduler": "scheduler", "batch_invariant": "batch_invariant"}
+LATER = {"Scheduler": "scheduler"}
 
 
 @pytest.mark.parametrize("name", [*PUBLIC, *(n for n, module in LATER.items() if module in CORE)])
