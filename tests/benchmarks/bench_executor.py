@@ -27,7 +27,7 @@ from transformers import DynamicCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from radix_lib import RadixAttentionModel, load_model
+from radix_lib import RadixAttentionModel, batch_invariant, load_model
 
 PAGE_SIZE = 16
 
@@ -139,6 +139,39 @@ class Bench:
 
         show(f"decode, {n_sequences} × {length}", ours, theirs, self.runs, False, "≤ 1.05")
 
+    def exact_prefill(self, n_tokens: int) -> None:
+        """What batch-invariant arithmetic costs: Hugging Face's forward with it and without."""
+        ids = torch.tensor([self.tokens(n_tokens)])
+
+        def forward() -> Seconds:
+            return timed(lambda: self.hf_forward(ids, DynamicCache(config=self.hf.config)))[0]
+
+        def exact() -> Seconds:
+            with batch_invariant():
+                return forward()
+
+        what = f"exact prefill, {n_tokens}"
+        show(what, exact, forward, self.runs, False, "≤ 2; theirs: standard")
+
+    def exact_decode(self, n_sequences: int, length: int) -> None:
+        """The same for our decode step."""
+        room = 2 * (self.runs + 1)
+        model = self.model(n_sequences * -(-(length + room) // PAGE_SIZE))
+        leases = [
+            model.prefill(self.tokens(length), max_new_tokens=room)[0] for _ in range(n_sequences)
+        ]
+
+        def step() -> Seconds:
+            tokens = self.tokens(n_sequences)
+            return timed(lambda: model.decode_step(leases, tokens))[0]
+
+        def exact() -> Seconds:
+            with batch_invariant():
+                return step()
+
+        what = f"exact decode, {n_sequences} × {length}"
+        show(what, exact, step, self.runs, False, "≤ 2; theirs: standard")
+
     def dynamic_cache(self, prompts: list[list[int]]) -> DynamicCache:
         cache = DynamicCache(config=self.hf.config)
         self.hf_forward(torch.tensor(prompts), cache)
@@ -164,6 +197,9 @@ def main() -> None:
     bench.suffix(512, 32)
     for n_sequences in (1, 8, 32):
         bench.decode(n_sequences, 300)
+    bench.exact_prefill(1024)
+    for n_sequences in (8, 32):
+        bench.exact_decode(n_sequences, 300)
 
 
 if __name__ == "__main__":

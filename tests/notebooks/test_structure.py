@@ -6,6 +6,8 @@ every notebook, and against a notebook that is broken on purpose.
 
 from __future__ import annotations
 
+import ast
+import base64
 import importlib.util
 import json
 import re
@@ -304,13 +306,12 @@ def ends_with_the_way_on(book: Book) -> Iterator[str]:
 def generated_parts_are_current(book: Book) -> Iterator[str]:
     """The bars, the contents, the glossary and the references: what refresh.py would write."""
     kinds = {tag for cell in book.nb.cells for tag in tags(cell) if tag.startswith("generated:")}
-    due = {"generated:nav"} | ({"generated:references"} if book.is_chapter else set())
     if book.path.is_relative_to(ROOT):
-        for kind in sorted(due - kinds):
-            yield f"no cell is tagged {kind}"
-        for cell, now in zip(book.nb.cells, refresh.fill(book.nb, book.path).cells, strict=True):
-            if cell.source != now.source:
-                yield f"{at(cell)}: out of date, run make refresh"
+        due = {"generated:nav"} | ({"generated:references"} if book.is_chapter else set())
+        yield from (f"no cell is tagged {kind}" for kind in sorted(due - kinds))
+    for cell, now in zip(book.nb.cells, refresh.fill(book.nb, book.path).cells, strict=True):
+        if cell.source != now.source:
+            yield f"{at(cell)}: out of date, run make refresh"
 
 
 # ------------------------------------------------------------------------------------- tests
@@ -338,6 +339,58 @@ def test_there_are_notebooks() -> None:
 def test_notebook(check: Rule, path: Path) -> None:
     complaints = list(check(load(path)))
     assert not complaints, "\n".join([str(path.relative_to(ROOT)), *complaints])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "assets").glob("*.png")), ids=name_of)
+def test_a_picture_of_the_readme_is_one_of_a_notebook(path: Path) -> None:
+    """None is drawn by hand, and none shows what the course has left behind."""
+    drawn = {
+        base64.b64decode(output.data["image/png"])
+        for notebook in NOTEBOOKS
+        for cell in load(notebook).code
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
+    assert path.read_bytes() in drawn
+
+
+def exercises(path: Path) -> dict[str, list[str]]:
+    """What each `check("exercise …")` of a notebook printed, by exercise: ○, ✓ or ✗."""
+    found: dict[str, list[str]] = {}
+    for cell in load(path).code:
+        for output in cell.outputs:
+            for mark, name in re.findall(
+                r"^([○✓✗]) (exercise \d+)\b", output.get("text", ""), re.M
+            ):
+                found.setdefault(name, []).append(mark)
+    return found
+
+
+def checks(path: Path) -> set[str]:
+    """The calls `check("exercise …", …)` of a notebook."""
+    calls = [
+        node
+        for cell in load(path).code
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "check"
+    ]
+    return {ast.unparse(call) for call in calls if "exercise" in ast.unparse(call.args[0])}
+
+
+CHAPTERS = [path for path in chapters() if (path.parent / "solutions" / path.name).exists()]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_exercises_are_open_and_their_solutions_told_from_wrong_answers(path: Path) -> None:
+    """nbval runs both: a stub is not attempted, a solution passes, a mistake does not."""
+    asked = exercises(path)
+    assert len(asked) >= 4
+    assert all(marks == ["○"] for marks in asked.values()), asked
+    answered = exercises(path.parent / "solutions" / path.name)
+    assert {name: sorted(marks) for name, marks in answered.items()} == {
+        name: sorted("✓✗") for name in asked
+    }
+    assert checks(path.parent / "solutions" / path.name) >= checks(path)
 
 
 def test_the_links_of_the_readme_resolve() -> None:
@@ -448,6 +501,7 @@ BROKEN: list[tuple[str, Callable[[NotebookNode], object]]] = [
     ("ends_with_the_way_on", edit(5, source="[previous](a.ipynb), contents")),
     ("ends_with_the_way_on", edit(5, source="[next](c.ipynb), contents")),
     ("ends_with_the_way_on", edit(5, source="[previous](a.ipynb) [next](c.ipynb)")),
+    ("generated_parts_are_current", retag(1, "generated:glossary")),
 ]
 
 
