@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from radix_lib import RadixAttentionModel, __main__, load_model
 from radix_lib.equality import baseline_generate
 from radix_lib.teaching.prompts import few_shot_prompts
+from radix_lib.teaching.verify import STATES, compare_states, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,34 @@ def test_committed_answers_are_beyond_doubt(loaded):
 def test_there_are_only_so_many_prompts():
     with pytest.raises(ValueError, match="not 99"):
         few_shot_prompts(99)
+
+
+# ── --exact ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_exact_prints_the_three_legs_and_holds(capsys, one_thread):
+    assert __main__.is_exact("a tiny model", tiny_model(), list(range(1, 20)), (4,))
+    printed = capsys.readouterr().out
+    assert "a tiny model, float32, 19 tokens" in printed
+    assert all(leg in printed for leg in ("(a)", "(b)", "(c)"))
+    rows = [line for line in printed.splitlines() if line.lstrip().startswith("4  ")]
+    assert len(rows) == len(STATES)
+    assert all(row.endswith(" 0") for row in rows)
+
+
+def test_one_bit_is_told_and_sets_the_exit_status(monkeypatch, capsys, one_thread):
+    def one_bit(*args, **kwargs):
+        for name, found in compare_states(*args, **kwargs):
+            yield name, found._replace(differing=1) if name == "forks" else found
+
+    loaded = SimpleNamespace(
+        model=tiny_model(), name="tiny", tokenizer=SimpleNamespace(encode=lambda _: [5, 6, 7, 8])
+    )
+    monkeypatch.setattr(__main__, "load_model", lambda name, dtype: loaded)
+    monkeypatch.setattr(__main__, "FAMILIES", {})
+    monkeypatch.setattr("sys.argv", ["radix_lib", "--exact"])
+    assert __main__.main() == 0
+    assert "Not one bit differs." in capsys.readouterr().out
+    monkeypatch.setattr(__main__, "compare_states", one_bit)
+    assert __main__.main() == 1
+    assert "NOT EQUAL" in capsys.readouterr().out
