@@ -23,6 +23,7 @@ BUILDS = {
     "05_router": ["router"],
     "06_executor": ["executor"],
     "07_generation": ["radix_model"],
+    "11_logits_equality": ["equality", "batch_invariance"],
 }
 WRITTEN = {name for name in BUILDS if (ROOT / f"notebooks/{name}.ipynb").exists()}
 PAIRS = [(name, module) for name, modules in BUILDS.items() for module in modules]
