@@ -2,7 +2,7 @@
 
 The baseline is always their forward and their `generate`, never code of ours.
 
-Left out here: arithmetic that makes the comparison exact for every cache state.
+Left out here: arithmetic that makes them equal in every cache state (`batch_invariance`).
 """
 
 from __future__ import annotations
