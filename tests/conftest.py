@@ -79,26 +79,15 @@ def tiny_model(tiny_models: Callable[..., Any], one_thread: None) -> Callable[..
 def tiny_models() -> Callable[..., Any]:
     """What `tiny_model` gives, made once."""
     import torch
-    import transformers
+
+    from radix_lib.teaching.verify import tiny_model
 
     models: dict[tuple[str, torch.dtype], Any] = {}
 
-    def build(kind: str, dtype: torch.dtype) -> Any:
-        class_name, more = TINY_MODELS[kind]
-        config = getattr(transformers, class_name)(**(TINY | more))
-        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-        random = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            # Larger than transformers' own first values, and no bias 0 or norm 1: whatever goes
-            # wrong in attention has to show in the logits.
-            for name, parameter in model.named_parameters():
-                noise = 0.3 * torch.randn(parameter.shape, generator=random)
-                parameter.copy_(1 + noise if "norm" in name else noise)
-        return model.to(dtype).eval().requires_grad_(False)
-
     def get(kind: str = "llama", dtype: torch.dtype = torch.float32) -> Any:
         if (kind, dtype) not in models:
-            models[kind, dtype] = build(kind, dtype)
+            class_name, more = TINY_MODELS[kind]
+            models[kind, dtype] = tiny_model(class_name, dtype, **(TINY | more))
         return models[kind, dtype]
 
     return get
