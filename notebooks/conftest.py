@@ -1,8 +1,16 @@
-"""With another model than the default the notebooks run, but their outputs cannot be compared."""
+"""What a run of the notebooks has beside nbval: a budget, and perhaps another model."""
 
 import os
 
+import pytest
+
 OTHER_MODEL = os.environ.get("RADIX_LIB_MODEL")
+
+#: CPU seconds of a notebook, its kernel and what that starts: one minute of two cores. A clock
+#: would count what else the machine has to do.
+BUDGET = 120
+
+spent: dict[str, float] = {}
 
 
 def pytest_report_header():
@@ -12,6 +20,33 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(items):
+    """With another model than the default the notebooks run, but cannot be compared."""
     for item in items:
         if OTHER_MODEL and hasattr(item, "cell"):  # a notebook's cell, as nbval collects it
             item.options["check"] = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """After the last cell of a notebook nbval ends the kernel, and its time is known."""
+    before = _ended_children()
+    result = yield
+    if hasattr(item, "cell") and (nextitem is None or nextitem.parent is not item.parent):
+        notebook = str(item.path.relative_to(item.config.rootpath))
+        spent[notebook] = _ended_children() - before
+        assert spent[notebook] <= BUDGET or OTHER_MODEL, (
+            f"{notebook} took {spent[notebook]:.0f} CPU seconds, {BUDGET} are its budget"
+        )
+    return result
+
+
+def _ended_children():
+    times = os.times()  # on Windows these two are always 0
+    return times.children_user + times.children_system
+
+
+def pytest_terminal_summary(terminalreporter):
+    if spent:
+        terminalreporter.section(f"CPU seconds of the notebooks, {BUDGET} each at most")
+        for notebook, seconds in spent.items():
+            terminalreporter.line(f"{seconds:6.1f}  {notebook}")

@@ -209,8 +209,8 @@ class AttentionExecutor:
             room = len(page_table) * self.pool.page_size
             if not tokens or not 0 <= start <= room - len(tokens):
                 raise ValueError(
-                    f"chunk {i}: {len(tokens)} tokens from position {start} are none, or do not "
-                    f"fit into its {len(page_table)} pages of {self.pool.page_size}"
+                    f"chunk {i}: new tokens: {len(tokens)}, from position {start}; at least one is "
+                    f"needed, and all must fit in {len(page_table)} pages of {self.pool.page_size}"
                 )
             for what, ids, limit in (("token", tokens, vocab_size), ("page", page_table, n_pages)):
                 wrong = [n for n in (np.min(ids), np.max(ids)) if not 0 <= n < limit]

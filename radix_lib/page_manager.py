@@ -26,8 +26,8 @@ class OutOfPages(RuntimeError):
 
     def __init__(self, needed: int, free: int, evictable: int = 0):
         super().__init__(
-            f"{needed} pages needed, but {free} are free and {evictable} can be evicted: wait "
-            "for a request to finish, or make the pool larger"
+            f"pages needed: {needed}, free: {free}, evictable: {evictable}. Wait for a request to "
+            "finish, or make the pool larger"
         )
         self.needed, self.free, self.evictable = needed, free, evictable
 

@@ -267,7 +267,7 @@ class RadixAttentionModel:
         Raises RuntimeError, forgetting nothing, while requests run.
         """
         if self.router.leases:
-            raise RuntimeError(f"{len(self.router.leases)} requests run: finish or cancel them")
+            raise RuntimeError(f"still running: {len(self.router.leases)}; finish or cancel them")
         self.cache.evict(self.cache.n_evictable)
 
     def stats(self) -> Stats:

@@ -110,7 +110,7 @@ def test_more_than_is_free_takes_none_and_says_how_many_are():
     manager = PageManager(n_pages=4, page_size=1)
     manager.allocate(3)
     before = snapshot(manager)
-    with pytest.raises(OutOfPages, match="2 pages needed, but 1 are free and 0 can be") as caught:
+    with pytest.raises(OutOfPages, match="pages needed: 2, free: 1, evictable: 0") as caught:
         manager.allocate(2)
     assert (caught.value.needed, caught.value.free, caught.value.evictable) == (2, 1, 0)
     assert "wait for a request to finish, or make the pool larger" in str(caught.value)

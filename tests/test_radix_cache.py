@@ -69,7 +69,7 @@ def test_an_example_worked_by_hand():
 
     assert cache.evict(1).tolist() == [5]
     assert sizes(cache) == (5, 0, 3)
-    with pytest.raises(OutOfPages, match="1 pages needed, but 5 are free and 0 can be evicted"):
+    with pytest.raises(OutOfPages, match="pages needed: 1, free: 5, evictable: 0"):
         cache.evict(1)
 
     cache.unlock(running)
@@ -335,7 +335,7 @@ def test_evicting_more_than_can_go_evicts_none():
     remember(cache, [1, 2, 3])
     cache.lock(remember(cache, [4, 5]))
     before = snapshot(cache)
-    with pytest.raises(OutOfPages, match="4 pages needed, but 3 are free and 3 can") as caught:
+    with pytest.raises(OutOfPages, match="pages needed: 4, free: 3, evictable: 3") as caught:
         cache.evict(4)
     assert (caught.value.needed, caught.value.free, caught.value.evictable) == (4, 3, 3)
     assert snapshot(cache) == before

@@ -281,7 +281,7 @@ def test_a_fork_that_does_not_fit_changes_nothing():
     lease = router.admit([1, 2, 3, 4, 5])
     lease.advance(5)
     before = snapshot(router)
-    with pytest.raises(OutOfPages, match="2 pages needed, but 1 are free and 0 can"):
+    with pytest.raises(OutOfPages, match="pages needed: 2, free: 1, evictable: 0"):
         router.fork(lease, max_new_tokens=2)
     assert snapshot(router) == before
     router.fork(lease, max_new_tokens=1)
@@ -385,9 +385,9 @@ def test_a_request_that_has_to_wait_is_told_why(busy):
     assert busy.usage() == (2, 2, 2, 2)
     with_hit = [1, 2, 5, 6, *[9] * 7]
     admit = busy.admit
-    refused(busy, OutOfPages, "5 pages needed, but 2 are free and 2 can", lambda: admit([9] * 9))
+    refused(busy, OutOfPages, "pages needed: 5, free: 2, evictable: 2", lambda: admit([9] * 9))
     # Counted after what is cached: two pages of it, which it would lock and so not evict.
-    words = "4 pages needed, but 2 are free and 0 can"
+    words = "pages needed: 4, free: 2, evictable: 0"
     refused(busy, OutOfPages, words, lambda: admit(with_hit, "tenant"))
     assert admit([9] * 8).n_cached == 0
 
@@ -395,7 +395,7 @@ def test_a_request_that_has_to_wait_is_told_why(busy):
 def test_a_hit_on_half_of_an_edge_counts_its_pages_only(busy):
     """Of the edge [1, 2, 5, 6] one page is used and locked, the other can still go."""
     tokens = [1, 2, *[9] * 7]
-    words = "4 pages needed, but 2 are free and 1 can"
+    words = "pages needed: 4, free: 2, evictable: 1"
     refused(busy, OutOfPages, words, lambda: busy.admit(tokens, "tenant"))
     lease = busy.admit(tokens[:-1], "tenant")
     assert (lease.n_cached, busy.usage().free) == (2, 0)
@@ -499,7 +499,7 @@ class RouterMachine(RuleBasedStateMachine):
 
     def is_refused(self, shortage: tuple[int, int, int], call) -> None:
         needed, free, evictable = shortage
-        words = f"{needed} pages needed, but {free} are free and {evictable} can be evicted"
+        words = f"pages needed: {needed}, free: {free}, evictable: {evictable}"
         refused(self.router, OutOfPages, words, call)
 
     def admitted(self, tokens: list[int], namespace, room: int) -> Lease | None:

@@ -7,13 +7,13 @@ rendering goes through `render`: another engine would take its place there.
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 import shutil
 import subprocess
 import sysconfig
 from functools import cached_property
+from html import escape
 from typing import Any
 
 from PIL import Image
@@ -59,6 +59,19 @@ class Picture:
     def __repr__(self) -> str:
         return self.text
 
+    @property
+    def html(self) -> str:
+        """The picture for a page, as wide as there is room for it."""
+        size, source = self._size(), base64.b64encode(self.png).decode()
+        return (
+            f'<img style="max-width:100%;height:auto" width="{size[0]}" height="{size[1]}" '
+            f'alt="{escape(self.alt)}" src="data:image/png;base64,{source}">'
+        )
+
+    def _size(self) -> list[int]:
+        """Width and height in pixels of the page."""
+        return [int.from_bytes(self.png[at : at + 4]) // SHARPNESS for at in (16, 20)]
+
     def _images(self) -> dict[str, str]:
         return {"image/png": base64.b64encode(self.png).decode()}
 
@@ -67,9 +80,9 @@ class Picture:
             data = {"text/plain": self.text, **self._images()}
         except MissingEngine as error:
             return {"text/plain": f"{self.text}\n({error})"}, {}
-        width, height = (int.from_bytes(self.png[at : at + 4]) // SHARPNESS for at in (16, 20))
-        size = {"alt": self.alt, "width": width, "height": height}
-        return data, {"alt": self.alt, "image/png": size}
+        width, height = self._size()
+        look = {"alt": self.alt, "width": width, "height": height}
+        return data, {"alt": self.alt, "image/png": look}
 
 
 class Figure(Picture):
@@ -82,12 +95,17 @@ class Figure(Picture):
     @cached_property
     def svg(self) -> str:
         """The figure as SVG: it shrinks in a narrow window and reads its alt text out."""
-        return tidy_svg(render(self.source, "svg").decode(), html.escape(self.alt))
+        return tidy_svg(render(self.source, "svg").decode(), escape(self.alt))
 
     @cached_property
     def png(self) -> bytes:  # type: ignore[override]
         """The figure as PNG."""
         return small_png(render(self.source, "png"))
+
+    @property
+    def html(self) -> str:
+        """The figure for a page: drawn by the browser, sharp at every size."""
+        return self.svg
 
     def _images(self) -> dict[str, str]:
         return {"image/svg+xml": self.svg, **super()._images()}

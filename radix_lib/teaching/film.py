@@ -64,7 +64,7 @@ def film_strip(frames: Sequence[Frame], columns: int = 2, caption: str = "") -> 
     wide = max(room, *(part.width for part in parts))
     columns = max(1, min(columns, len(frames), int(1.5 * theme.WIDTH / wide)))
     words = [f"{i + 1}  {frame.words}" for i, frame in enumerate(frames)]
-    heads = [textwrap.wrap(text, int(wide / 5.4)) for text in words]
+    heads = [textwrap.wrap(text, int(wide / 5.8)) for text in words]
     canvas = Canvas()
     canvas.write(MARGIN, MARGIN, theme.WIDTH, caption, size=12, bold=True)
     y = MARGIN + 22.0 * bool(caption)

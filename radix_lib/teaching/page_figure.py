@@ -141,8 +141,9 @@ def rows_part(view: PoolView, decode: Decoder = None) -> Part:
         cells = [_marked(view, page) for page in request.pages]
         some = cells if len(cells) <= 15 else [*cells[:12], "…", *cells[-3:]]
         lines.append(f"{request.name}: pages {' '.join(some)}")
-        lines.append(shorten(f"    {told(request)}", 100))
-        words.append(f"{request.name} has pages {id_ranges(request.pages)}; {told(request)}.")
+        lines += [shorten(f"    {told(request)}", 100)] * bool(told(request))
+        facts = [f"{request.name} has pages {id_ranges(request.pages)}", told(request)]
+        words.append("; ".join(filter(None, facts)) + ".")
     longest = max((len(places(request)) for request in view.requests), default=0)
     states = {view.state(page) for request in view.requests for page in request.pages}
     return Part(

@@ -65,7 +65,7 @@ class _Drawing:
         self.box_width = min(max((room - ROOT) / n_columns - GAP, 122), 190)
         self.tall = any(5.2 * len(_size(n)) > self.span(n) - LETTER - 8 for n in nodes)
         self.box_height = 52 if self.tall else 38
-        self.pitch = self.box_height + (20 if last_use else 14)
+        self.pitch = self.box_height + (22 if last_use else 14)
         self.head = 20 * any(name_of(namespace) for namespace in layout.roots)
         self.width = ROOT + n_columns * (GAP + self.box_width)
         rows = [row for *_, row in (*layout.boxes.values(), *layout.folds.values())]
@@ -131,7 +131,7 @@ class _Drawing:
         canvas.write(x + LETTER + 2, y + 5, inside, text, mono=True)
         facts = _size(node).replace(" · ", "\n" if self.tall else " · ")
         canvas.write(x + LETTER + 2, y + 20, inside, facts, size=10)
-        badges = [(f"locked {node.lock_ref}", y - 9, theme.STATES["locked"].fill)] * locked
+        badges = [(f"locked {node.lock_ref}", y - 11, theme.STATES["locked"].fill)] * locked
         if self.last_use and not node.ghost:
             badges.append((f"used at {node.last_access}", y + h - 5, theme.PAPER))
         for text, top, fill in badges:

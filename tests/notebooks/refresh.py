@@ -189,7 +189,8 @@ def _nav(cell: NotebookNode, path: Path) -> str:
     at = names.index(path.stem)
     links = [f"[{c['file'][:2]} {c['title']}]({c['file']}.ipynb)" for c in there]
     bar = [f"← {links[at - 1]}"] if at else []
-    bar.append("[Contents](" + "00_start_here.ipynb" * bool(at) + "#The-course)")
+    first = "00_start_here.ipynb" * bool(at)
+    bar += [f"[Contents]({first}#The-course)", f"[Glossary]({first}#Glossary)"]
     if (path.parent / "solutions" / path.name).exists():
         bar.append(f"[Solutions](solutions/{path.name})")
     return " · ".join([*bar, *(f"{link} →" for link in links[at + 1 : at + 2])])

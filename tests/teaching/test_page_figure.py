@@ -43,6 +43,13 @@ def shared_pages() -> tuple[PageManager, dict[str, tuple[np.ndarray, int]]]:
     return manager, {"A": (a, 37), "B": (np.concatenate((a[:2], b)), 50)}
 
 
+def test_a_full_page_table_has_nothing_more_to_tell():
+    manager = PageManager(n_pages=2, page_size=16)
+    figure = draw_pages(manager, {"A": (manager.allocate(2), 32)})
+    assert figure.text.splitlines()[-1] == "A: pages 0 1"
+    assert figure.alt.endswith("A has pages 0–1.")
+
+
 def test_the_pages_of_chapter_03_with_two_page_tables():
     manager, tables = shared_pages()
     figure = draw_pages(manager, tables, caption="Two requests share two pages")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import ipywidgets
 import pytest
 
 from radix_lib.radix_model import RadixAttentionModel
+from radix_lib.teaching.charts import Chart, draw_tokens
 from radix_lib.teaching.recorder import Recorder
 from radix_lib.teaching.widgets import (
     EvictionLab,
@@ -51,11 +53,23 @@ def test_a_widget_shows_itself_and_a_static_figure(name: str):
     bundle = lab._repr_mimebundle_()
     assert bundle["text/plain"] == f"{name}: run this cell to play with it"
     assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert lab.figure.svg in lab._picture.value
+    assert lab.figure.html in lab._picture.value
     assert 'role="status"' in lab._message.value
     static = lab.static()
     assert static.alt
-    assert static.svg == MAKERS[name]().static().svg
+    assert static.html == MAKERS[name]().static().html
+
+
+def test_a_widget_may_show_a_chart():
+    class Bars(Lab):
+        def draw(self) -> Chart:
+            return draw_tokens({"R1": {"reused": 3, "computed": 5}}, caption='<So> "far"')
+
+    lab = Bars([])
+    lab.act(lambda: "")
+    shown = lab._picture.value
+    assert 'alt="Chart: &lt;So&gt; &quot;far&quot;. tokens, reused, computed; R1, 3, 5."' in shown
+    assert f"data:image/png;base64,{base64.b64encode(lab.figure.png).decode()}" in shown
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.figure import Figure, Picture
 from radix_lib.teaching.film import Frame, film_strip
 from radix_lib.teaching.theme import STATES
 
@@ -61,8 +61,8 @@ class Lab:
         boxes = [widgets.Box(list(row), layout=wrap) for row in rows]
         self.box = widgets.VBox([*boxes, self._message, self._picture])
 
-    def draw(self) -> Figure:
-        """The figure of the state as it is now."""
+    def draw(self) -> Picture:
+        """The picture of the state as it is now: a figure or a chart."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -87,9 +87,9 @@ class Lab:
     def show(self) -> None:
         """Draw the figure again."""
         self.figure = self.draw()
-        self._picture.value = f"{READABLE}{self.figure.svg}</div>"
+        self._picture.value = f"{READABLE}{self.figure.html}</div>"
 
-    def static(self) -> Figure:
+    def static(self) -> Picture:
         """The story of the widget as it is now, for readers who run nothing."""
         return self.figure
 
