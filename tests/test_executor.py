@@ -371,10 +371,10 @@ def test_an_unsupported_model_is_refused_by_name(config: Any, attention: str, sa
 @pytest.mark.parametrize(
     ("tokens", "start", "page_table", "said"),
     [
-        ([], 0, [0, 1, 2], "none"),
+        ([], 0, [0, 1, 2], "new tokens: 0, .* at least one"),
         ([1], -1, [0, 1, 2], "position -1"),
         ([1], 12, [0, 1, 2], "position 12"),
-        ([1] * 13, 0, [0, 1, 2], "13 tokens"),
+        ([1] * 13, 0, [0, 1, 2], "new tokens: 13, .* must fit"),
         ([1], 0, [], "0 pages"),
         ([1] * 6, 0, [1, 160], "page 160"),
         ([1] * 6, 0, [1, -1], "page -1"),

@@ -113,7 +113,7 @@ def test_more_than_is_free_takes_none_and_says_how_many_are():
     with pytest.raises(OutOfPages, match="pages needed: 2, free: 1, evictable: 0") as caught:
         manager.allocate(2)
     assert (caught.value.needed, caught.value.free, caught.value.evictable) == (2, 1, 0)
-    assert "wait for a request to finish, or make the pool larger" in str(caught.value)
+    assert "Wait for a request to finish, or make the pool larger" in str(caught.value)
     assert snapshot(manager) == before
 
 
@@ -224,7 +224,7 @@ class PageMachine(RuleBasedStateMachine):
         free = {page for page, count in self.counts.items() if count == 0}
         before = snapshot(self.manager)
         if n_pages > len(free):
-            with pytest.raises(OutOfPages, match=f"{n_pages} pages needed"):
+            with pytest.raises(OutOfPages, match=f"pages needed: {n_pages},"):
                 self.manager.allocate(n_pages)
             assert snapshot(self.manager) == before
             return

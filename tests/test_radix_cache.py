@@ -483,7 +483,7 @@ class CacheMachine(RuleBasedStateMachine):
     def evict_too_many(self, more):
         n_pages = self.oracle.n_evictable + more
         before = snapshot(self.cache)
-        with pytest.raises(OutOfPages, match=f"{n_pages} pages needed"):
+        with pytest.raises(OutOfPages, match=f"pages needed: {n_pages},"):
             self.cache.evict(n_pages)
         assert snapshot(self.cache) == before
 

@@ -490,10 +490,10 @@ def test_a_request_that_has_to_wait_is_told_so(cached: Models) -> None:
         ("a", [-1], "-1"),
         ("ab", [1], "longer|shorter"),
         ("", [], "at least one"),
-        ("f", [1], "not fit"),  # full
+        ("f", [1], "must fit in 2 pages"),  # full
         ("p", [1], "still to prefill"),
         ("ap", [1, 1], "still to prefill"),
-        ("af", [1, 1], "not fit"),
+        ("af", [1, 1], "must fit in 2 pages"),
         ("e", [1], "not live"),  # ended: its pages may be another's by now
         ("ae", [1, 1], "not live"),
         ("aa", [1, 2], "slot"),  # both would write to the same slot
