@@ -91,7 +91,7 @@ class RadixCache(RadixTree):
         return super().insert(tokens, pages, namespace)
 
     def insert_below(self, node: Any, key: bytes, pages: Pages) -> Match:
-        """As in the tree; the path below `node` is marked as used now."""
+        """As in the tree; the whole path is marked as used now."""
         self._clock += 1
         match = super().insert_below(node, key, pages)
         self._touch(match.node, hits=0)

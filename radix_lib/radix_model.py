@@ -34,7 +34,7 @@ class Generation(NamedTuple):
     tokens: list[int]  # the stop token, if one came, is the last
     prompt_tokens: int
     cached_tokens: int  # of the prompt, found in the cache
-    computed_tokens: int  # of the prompt, run through the model: the rest
+    computed_tokens: int  # of the prompt, run through the model (once for all samples)
     first_token_seconds: float
     seconds: float
 

@@ -143,7 +143,7 @@ class RadixTree:
                 f"{self.page_size}, not {len(pages)}"
             )
         if node.parent is None:
-            node = self._root(node.namespace)  # another may have been made since
+            node = self._root(node.namespace)  # this one may be of an empty namespace, and not kept
         known, node = self._descend(key, node)
         if len(known) * self.page_bytes < len(key):
             n_known, n_pages = len(known), len(key) // self.page_bytes

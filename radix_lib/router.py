@@ -68,7 +68,7 @@ class Lease:
         return unpack_tokens(self.key[self.n_computed * TOKEN_BYTES :])
 
     def append(self, *tokens: int) -> None:
-        """Add generated tokens. Raises ValueError where the room asked for is used up."""
+        """Add generated tokens. Raises ValueError where its pages are full."""
         key = self.key + self.router.checked_key(tokens)
         room = len(self.page_table) * self.router.page_size
         if len(key) > room * TOKEN_BYTES:
@@ -165,12 +165,12 @@ class Router:
             self._repair()
             raise
 
-    insert_prefix = commit  # its name in the write-up that this course began with
+    insert_prefix = commit  # its name in the earlier write-up of chapter 06
 
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease on the same tokens, with room of its own for `max_new_tokens` more.
 
-        Whole computed pages are committed and shared. If the tokens end inside a page, the caller
+        Whole computed pages are committed and shared. If a page is computed in part, the caller
         has to copy that page, `page_table[n_shared]` of the lease, to the same place of the fork.
         Raises ValueError or OutOfPages as `admit` does.
         """
@@ -226,8 +226,8 @@ class Router:
         total = n_tokens + index(max_new_tokens)
         if n_tokens < 1 or max_new_tokens < 0 or total > self.max_tokens:
             raise ValueError(
-                f"{n_tokens} tokens and room for {max_new_tokens} more: a request has at least one "
-                f"token, and at most the {self.max_tokens} in all that model and pool allow"
+                f"tokens: {n_tokens}, room for more: {max_new_tokens}. A request has at least one "
+                f"token, room for 0 or more, and at most {self.max_tokens} in all (model and pool)"
             )
         return self.page_manager.pages_for(total)
 

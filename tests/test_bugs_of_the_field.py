@@ -129,7 +129,7 @@ def test_4_sizes_count_pages_and_not_the_tokens_of_a_key_that_was_not_floored():
 
 @pytest.mark.parametrize("n_computed", range(1, 13))
 def test_4_a_page_that_is_partly_filled_is_freed_once(n_computed):
-    """sglang #38941: ranges that ended inside a page freed it twice, once from either side.
+    """sglang #38941: two ranges met inside a page, and but for an assertion it was freed twice.
 
     A request ends after each number of tokens: the whole pages stay, the page that is begun goes
     back, and so does the room that was never used; each is on the free list once.

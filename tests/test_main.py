@@ -65,7 +65,7 @@ def test_own_prompts_page_size_and_length(run):
         (["--page-size", "0"], "at least 1 token"),
         (["--prompt", ""], "at least one token"),
         (["--max-new-tokens", "0"], "at least 1"),
-        (["--max-new-tokens", "9000"], "room for 9000 more"),
+        (["--max-new-tokens", "9000"], "room for more: 9000"),
     ],
 )
 def test_bad_input_is_refused_in_words(run, args, says):

@@ -365,7 +365,7 @@ def test_an_empty_prompt_is_refused(busy, empty):
 
 @pytest.mark.parametrize(("n_tokens", "room"), [(15, 0), (14, 1), (1, 14), (1, -1)])
 def test_a_request_that_could_never_run_is_refused(busy, n_tokens, room):
-    words = f"{n_tokens} tokens and room for {room} more: .* at most the 14"
+    words = f"tokens: {n_tokens}, room for more: {room}. .* at most 14 in all"
     refused(busy, ValueError, words, lambda: busy.admit([1] * n_tokens, None, room))
 
 

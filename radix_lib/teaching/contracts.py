@@ -46,6 +46,7 @@ def counts_the_holders(manager_type: type) -> None:
     """A page manager gives out each page once, and frees it when its last holder is gone."""
     rng = random.Random(0)
     manager, holders = manager_type(16, 4), Counter[int]()
+    given: list[tuple[Any, list[int]]] = []  # page tables, and what they said at first
     for _ in range(400):
         held = np.array(sorted(page for page in holders if holders[page]), np.int64)
         some = np.array([page for page in held if rng.random() < 0.4], np.int64)
@@ -59,16 +60,26 @@ def counts_the_holders(manager_type: type) -> None:
                 continue
             assert len(set(pages.tolist()) - set(held.tolist())) == n, "a page was given out twice"
             holders.update(pages.tolist())
+            given.append((pages, pages.tolist()))
         elif rng.random() < 0.4:
             manager.retain(some)
             holders.update(some.tolist())
         else:
             manager.release(some)
             holders.subtract(some.tolist())
+        for page in [page for page in range(16) if not holders[page]][:1]:
+            for take in (manager.retain, manager.release):
+                try:
+                    take(np.array([page]))
+                except ValueError:
+                    continue
+                raise AssertionError(f"page {page} is free, and {take.__name__} took it")
         due = [holders[page] for page in range(16)]
         counts = manager.ref_counts.tolist()
         assert counts == due, f"the counts are {counts}, not {due}"
         assert manager.n_free == due.count(0), f"{manager.n_free} free, not {due.count(0)}"
+    for pages, said in given:
+        assert pages.tolist() == said, "a page table changed after it was given out"
 
 
 def caches_like_the_oracle(cache_type: type, policies: tuple[str, ...] = tuple(POLICIES)) -> None:

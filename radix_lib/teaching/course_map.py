@@ -105,6 +105,7 @@ def chapter_map(here: int | None = None) -> Figure:
         f"{'►' if n == here else ' '} {n:02} {title}" + " (optional)" * (n in OPTIONAL)
         for n, title in enumerate(CHAPTERS)
     ]
+    lines.append("00 → 01 → 02 → 03 → 04 → 05 → 06 → 07 → 11; 07 → 08 → 09 → 10")
     alt = (
         "The chapters: 00 to 07 one after another; then 11 closes the course. "
         "08, 09 and 10 follow 07 and are optional."

@@ -80,8 +80,8 @@ class NotAttempted(Exception):
 def check(what: str, contract: Callable[..., object] | bool, *subjects: Any) -> None:
     """Print whether `contract(*subjects)` holds; never raise.
 
-    ✓ it holds; ✗ it returned False or raised, and why; ○ a subject is still `...`, or is a
-    function that returned `...`: an exercise not attempted.
+    ✓ it holds; ✗ what it returned is false, or it raised, and why; ○ a subject is still `...`, or
+    is a function that returned `...`: an exercise not attempted.
 
     >>> check("sorted", [1, 2] == sorted([2, 1]))
     ✓ sorted
@@ -95,6 +95,7 @@ def check(what: str, contract: Callable[..., object] | bool, *subjects: Any) -> 
             raise NotAttempted
         watched = map(_watched, subjects)
         holds = contract(*watched) if callable(contract) else contract
+        fails = holds is not None and not holds  # numpy's and torch's False count, too
     except NotAttempted:
         print(f"○ {what}: not attempted")
     except AssertionError as error:
@@ -102,7 +103,7 @@ def check(what: str, contract: Callable[..., object] | bool, *subjects: Any) -> 
     except Exception as error:
         print(f"✗ {what}: {type(error).__name__}: {error}")
     else:
-        print(f"✗ {what}: not yet" if holds is False else f"✓ {what}")
+        print(f"✗ {what}: not yet" if fails else f"✓ {what}")
 
 
 def _watched(subject: Any) -> Any:

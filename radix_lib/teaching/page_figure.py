@@ -82,10 +82,12 @@ def strip_part(view: PoolView, limit: int = 5 * IN_A_ROW) -> Part:
     lines, rule = [], "─" * 7
     for start in range(0, len(cells), 12):
         pairs = [words_of(cell) for cell in cells[start : start + 12]]
-        lines.append(("├" if start else "┌") + ("┼" if start else "┬").join([rule] * 12))
+        over = [rule] * (12 - len(pairs)) if start else []  # cells of the row above that end here
+        opens, between, closes = ("├", "┼", "┤") if start else ("┌", "┬", "┐")
+        edge = opens + between.join([rule] * len(pairs))
+        lines.append(f"{edge}┼{'┴'.join(over)}┘" if over else edge + closes)
         for texts in zip(*pairs, strict=True):
             lines.append("│" + "│".join(f"{text:^7}" for text in texts) + "│")
-        lines[-3] = lines[-3][: 8 * len(pairs)] + ("┤" if start else "┐")
     lines.append("└" + "┴".join([rule] * len(pairs)) + "┘")
 
     n_pages, renamed = len(view.counts), {} if view.tree else BARE

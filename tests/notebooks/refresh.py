@@ -199,11 +199,14 @@ def _nav(cell: NotebookNode, path: Path) -> str:
 def _contents(cell: NotebookNode, path: Path) -> str:
     rows = ["| chapter | you build | you find out |", "|---|---|---|"]
     for chapter in _asset("chapters.json"):
-        name = f"{chapter['file'][:2]} {chapter['title']}"
+        name, notes = f"{chapter['file'][:2]} {chapter['title']}", []
         if path.with_name(f"{chapter['file']}.ipynb").exists():
             name = f"[{name}]({chapter['file']}.ipynb)"
-        optional = " *(optional)*" * chapter.get("optional", False)
-        rows.append(f"| {name}{optional} | {chapter['builds']} | {chapter['question']} |")
+        else:
+            notes.append("in preparation")
+        notes += ["optional"] * chapter.get("optional", False)
+        name += f" *({', '.join(notes)})*" * bool(notes)
+        rows.append(f"| {name} | {chapter['builds']} | {chapter['question']} |")
     return "\n".join(rows)
 
 

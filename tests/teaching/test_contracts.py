@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from radix_lib import PageManager, RadixCache, RadixTree, Router
 from radix_lib.radix_cache import CacheNode
@@ -58,6 +60,22 @@ class OneHolder(PageManager):
         self.held(pages)
 
 
+class LendsItsStack(PageManager):
+    """A page table is a view of the free list, which changes."""
+
+    def allocate(self, n_pages):
+        n_free = self.n_free
+        super().allocate(n_pages)
+        return self._free[n_free - n_pages : n_free][::-1]
+
+
+class TrustsItsCaller(PageManager):
+    """A page that nobody holds may be retained and released."""
+
+    def held(self, pages):
+        return self.ref_counts[pages]
+
+
 class ForgetsLocks(RadixCache):
     def lock(self, node):
         pass
@@ -111,6 +129,8 @@ FAIL = [
     (contracts.matches_like_the_oracle, OneNamespace),
     (contracts.counts_the_holders, NeverFrees),
     (contracts.counts_the_holders, OneHolder),
+    (contracts.counts_the_holders, LendsItsStack),
+    (contracts.counts_the_holders, TrustsItsCaller),
     (contracts.caches_like_the_oracle, ForgetsLocks),
     (contracts.caches_like_the_oracle, SplitsUnlocked),
     (contracts.caches_like_the_oracle, EvictsTheNewest),
@@ -144,6 +164,13 @@ def test_what_is_not_attempted_is_neither_right_nor_wrong(capsys):
         "✗ c: ZeroDivisionError: division by zero",
         "✓ d",
     ]
+
+
+@pytest.mark.parametrize("wrong", [False, 0, np.bool_(False), torch.tensor(False), []])
+def test_whatever_is_false_fails(wrong, capsys):
+    check("a", wrong)
+    check("b", lambda: wrong)
+    assert capsys.readouterr().out == "✗ a: not yet\n✗ b: not yet\n"
 
 
 def test_an_interruption_is_no_wrong_answer():

@@ -43,6 +43,13 @@ def shared_pages() -> tuple[PageManager, dict[str, tuple[np.ndarray, int]]]:
     return manager, {"A": (a, 37), "B": (np.concatenate((a[:2], b)), 50)}
 
 
+def test_the_ascii_drawing_of_two_rows_is_closed_on_all_sides():
+    top, *_, between, _, _, bottom = draw_pages(PageManager(14, 4)).text.splitlines()
+    assert top == "┌" + "┬".join(["─" * 7] * 12) + "┐"
+    assert between == "├" + "┼".join(["─" * 7] * 2) + "┼" + "┴".join(["─" * 7] * 10) + "┘"
+    assert bottom == "└" + "┴".join(["─" * 7] * 2) + "┘"
+
+
 def test_a_full_page_table_has_nothing_more_to_tell():
     manager = PageManager(n_pages=2, page_size=16)
     figure = draw_pages(manager, {"A": (manager.allocate(2), 32)})

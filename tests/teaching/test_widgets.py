@@ -353,7 +353,7 @@ def test_the_walk_goes_from_match_to_finish():
 def test_a_request_that_cannot_run_is_told():
     lab = RouterWalk()
     before = shape(lab.router.cache)
-    for text, words in (("", "empty"), ("x" * 53, "at most the 52")):
+    for text, words in (("", "empty"), ("x" * 53, "at most 52")):
         lab.text.value = text
         lab.send.click()
         assert lab.refused
@@ -457,7 +457,7 @@ def test_what_the_chat_cannot_do_it_says(chat: LiveChat):
         await chat.task
         await say(chat, "x" * 200)
         assert chat.refused
-        assert "at most the 160" in chat.message
+        assert "at most 160" in chat.message
         assert len(chat.messages) == 2
         chat.clear.click()
         assert not chat.messages
