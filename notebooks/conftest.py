@@ -6,9 +6,9 @@ import pytest
 
 OTHER_MODEL = os.environ.get("RADIX_LIB_MODEL")
 
-#: CPU seconds of a notebook, its kernel and what that starts: one minute of two cores. A clock
-#: would count what else the machine has to do.
-BUDGET = 120
+#: CPU seconds of a notebook, its kernel and what that starts: one minute of two cores, and half of
+#: that for slower machines. A clock would count what else the machine has to do.
+BUDGET = 180
 
 spent: dict[str, float] = {}
 

@@ -165,12 +165,16 @@ def missing(path: Path, named: set[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", files("radix_lib", "notebooks"), ids=lambda p: p.stem)
+TESTS = [*files("tests"), ROOT / "notebooks" / "conftest.py"]
+COURSE = [path for path in files("radix_lib", "notebooks") if path not in TESTS]
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda p: p.stem)
 def test_the_course_imports_what_pyproject_names(path: Path) -> None:
     assert not missing(path, set(by_name(RUNTIME))), "not among the dependencies in pyproject.toml"
 
 
-@pytest.mark.parametrize("path", files("tests"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: p.stem)
 def test_the_tests_import_what_pyproject_names(path: Path) -> None:
     assert not missing(path, set(by_name(RUNTIME + DEV))), "not in pyproject.toml"
 

@@ -371,7 +371,7 @@ def test_a_request_that_could_never_run_is_refused(busy, n_tokens, room):
 
 def test_the_pool_limits_a_request_as_the_model_does():
     router = router_of(n_pages=4, max_tokens=1000)
-    refused(router, ValueError, "at most the 8", lambda: router.admit([1] * 9))
+    refused(router, ValueError, "at most 8 in all", lambda: router.admit([1] * 9))
     assert len(router.admit([1] * 8).page_table) == 4
 
 
@@ -505,7 +505,7 @@ class RouterMachine(RuleBasedStateMachine):
     def admitted(self, tokens: list[int], namespace, room: int) -> Lease | None:
         """The lease of a request, or None if it is refused, as it then has to be."""
         if len(tokens) + room > self.router.max_tokens:
-            words = f"at most the {self.router.max_tokens}"
+            words = f"at most {self.router.max_tokens} in all"
             admit = functools.partial(self.router.admit, tokens, namespace, room)
             refused(self.router, ValueError, words, admit)
             return None
