@@ -141,6 +141,19 @@ class Widget:
         """Press a button with the keyboard."""
         self.at.get_by_role("button", name=button, exact=True).press("Enter")
 
+    def drag(self, label: str, part: float) -> None:
+        """Drag the handle of a slider with the mouse, to a part of its way from 0 to 1."""
+        slider = self.at.locator(".widget-slider").filter(has_text=label)
+        slider.scroll_into_view_if_needed()
+        way = slider.locator(".noUi-base").bounding_box()
+        handle = slider.locator(".noUi-handle").bounding_box()
+        assert way is not None and handle is not None
+        mouse, y = self.at.page.mouse, handle["y"] + handle["height"] / 2
+        mouse.move(handle["x"] + handle["width"] / 2, y)
+        mouse.down()
+        mouse.move(way["x"] + part * way["width"], y, steps=5)
+        mouse.up()
+
     def wait_for(self, words: str) -> None:
         """Wait until the figure or the message has these words."""
         self.at.page.wait_for_function(

@@ -95,6 +95,10 @@ def test_stepper(gallery: Notebook):
     assert widget.svg.inner_html() != picture
     widget.press("forward ▶")
     changed(widget, "finish: R2")
+    widget.drag("step", 0)
+    changed(widget, "admit: R1")
+    widget.drag("step", 0.6)
+    changed(widget, "finish: R2")
     widget.at.locator(".jupyter-button").nth(2).press("Enter")  # play
     assert changed(widget, "finish: R3") == last
     assert widget.svg.inner_html() == picture
@@ -152,8 +156,7 @@ def test_eviction_lab(gallery: Notebook):
     changed(widget, "mru, request 10 of 10")
     widget.control("workload").select_option("two chats in turns")
     changed(widget, "mru, request 8 of 8")
-    widget.at.locator(".noUi-handle").first.focus()
-    gallery.page.keyboard.press("Home")
+    widget.drag("capacity in pages", 0)
     changed(widget, "the pool is too small")
 
 
