@@ -26,7 +26,7 @@ help:
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
 	@echo 'make gallery    draw one figure of each kind into build/gallery, to look at'
 	@echo 'make bench      time the executor beside Hugging Face, as ratios'
-	@echo 'make clean      remove .venv and what tools left behind; the prepared model stays'
+	@echo 'make clean      remove .venv, build and the caches of tools; the prepared model stays'
 
 lab: model
 	"$(PY)" -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
@@ -64,12 +64,13 @@ HERE = from importlib.util import find_spec; from os.path import samefile; samef
 
 ifdef PYTHON
 
-HAS_ALL = from importlib.metadata import version as v; [v(p) for p in "torch transformers jupyterlab ipywidgets matplotlib graphviz graphviz-pure nbval pytest ruff mypy".split()]
+HAS_ALL = import re; from importlib.metadata import requires, version; [version(re.match(r"[\w.-]+", p)[0]) for p in requires("radix_lib")]
 
 environment:
+	@"$(PY)" --version >/dev/null 2>&1 || { echo 'PYTHON=$(PYTHON) is no Python that runs here.'; exit 1; }
 	@"$(PY)" -P -c '$(HERE); $(HAS_ALL)' >/dev/null 2>&1 || { \
 	  echo 'PYTHON=$(PYTHON) ($(shell "$(PYTHON)" --version 2>&1)) lacks what the course needs:'; \
-	  echo 'Python 3.11 to 3.14 and the packages of pyproject.toml. In this folder, run'; \
+	  echo 'Python 3.11 to 3.14 and the packages of pyproject.toml. If it is an environment of your own, run in this folder'; \
 	  echo; \
 	  echo '    "$(PYTHON)" -m pip install -e ".[dev]"'; \
 	  echo; \

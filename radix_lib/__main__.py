@@ -110,24 +110,31 @@ def main() -> int:
         "--prompt", action="append", help="a request; repeat it (default: a few-shot pair)"
     )
     parser.add_argument("--model", help="a hub id or a local folder (default: SmolLM2-135M)")
-    parser.add_argument("--page-size", type=int, default=16, help="tokens a page (default: 16)")
-    parser.add_argument("--max-new-tokens", type=int, default=4, help="(default: 4)")
+    parser.add_argument("--page-size", type=int, help="tokens a page (default: 16)")
+    parser.add_argument("--max-new-tokens", type=int, help="(default: 4)")
     parser.add_argument(
         "--exact", action="store_true", help="compare all logits in all cache states, bit by bit"
     )
     args = parser.parse_args()
-    if args.max_new_tokens < 1:
-        parser.error(f"--max-new-tokens is at least 1, not {args.max_new_tokens}")
+    if args.exact and (args.prompt, args.page_size, args.max_new_tokens) != (None, None, None):
+        parser.error("--exact has prompts and sizes of its own: only --model goes with it")
+    page_size = 16 if args.page_size is None else args.page_size
+    max_new_tokens = 4 if args.max_new_tokens is None else args.max_new_tokens
+    if max_new_tokens < 1:
+        parser.error(f"--max-new-tokens is at least 1, not {max_new_tokens}")
     try:
         if args.exact:
             return exact(args.model)
-        n_pages = -(-8192 // args.page_size) if args.page_size > 0 else 1
+        n_pages = -(-8192 // page_size) if page_size > 0 else 1
         model = RadixAttentionModel.from_pretrained(
-            args.model, page_size=args.page_size, n_pages=n_pages
+            args.model, page_size=page_size, n_pages=n_pages
         )
         prompts = args.prompt or few_shot_prompts()
+        warm_up = model.encode(prompts[0])[:1]
+        if warm_up:  # else the first to compute would pay for what is done once
+            baseline_logits(model.model, warm_up)
         same = [
-            answer(model, number, prompt, args.max_new_tokens)
+            answer(model, number, prompt, max_new_tokens)
             for number, prompt in enumerate(prompts, 1)
         ]
     except (ModelError, NotInvariant, OutOfPages, ValueError) as error:

@@ -20,6 +20,7 @@ from radix_lib.batch_invariance import (
     linear,
 )
 from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
+from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.teaching.verify import FAMILIES, STATES, compare_states, tiny_model
 
@@ -263,6 +264,17 @@ def test_every_state_compares_something(state):
     with batch_invariant():
         ((_, found),) = compare_states(model, range(1, 20), page_size=4, states=[state])
     assert found.numbers > 0 and found.differing == 0 and found.same_top == found.rows
+
+
+@pytest.mark.parametrize("n_tokens", [9, 13, 40])  # the first two are those of chapter 11
+def test_the_state_that_evicts_does(monkeypatch, n_tokens):
+    evicted, evict = [], RadixCache.evict
+    monkeypatch.setattr(
+        RadixCache, "evict", lambda cache, n: evicted.append(n) or evict(cache, n)
+    )
+    model, state = model_of("Llama", torch.float32), "evicted, computed again"
+    dict(compare_states(model, range(1, n_tokens + 1), page_size=4, states=[state]))
+    assert sum(evicted) > 0
 
 
 def test_the_comparison_can_fail():

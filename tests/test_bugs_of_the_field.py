@@ -1,7 +1,7 @@
 """Bugs that other radix caches had, each as a test that the same bug here would fail.
 
-The numbers are those of the course's notes. Left out are bugs of arithmetic (7, chapter 11) and of
-scheduling (9, chapter 08).
+Numbered as they were collected. Left out are bugs of arithmetic (7, chapter 11) and of scheduling
+(9, chapter 08).
 """
 
 from __future__ import annotations
@@ -220,7 +220,10 @@ def test_8_a_salt_keeps_tenants_apart_at_every_step():
 
 
 def test_8_salt_and_adapter_do_not_run_together():
-    """vLLM #44701: adapter name and salt were joined, so that ("ab", "c") met ("a", "bc")."""
+    """sglang #24638: salt, key and adapter were joined, so that ("ab", "c") met ("a", "bc").
+
+    vLLM #44701 is a relative: both stood in one list, and nothing said which was which.
+    """
     router = router_of(n_pages=32, page_size=1)
     serve(router, [1, 2, 3], Namespace(salt="ab", adapter="c"))
     for salt, adapter in [("a", "bc"), ("abc", ""), ("", "abc"), ("c", "ab")]:

@@ -66,6 +66,7 @@ def test_own_prompts_page_size_and_length(run):
         (["--prompt", ""], "at least one token"),
         (["--max-new-tokens", "0"], "at least 1"),
         (["--max-new-tokens", "9000"], "room for more: 9000"),
+        (["--exact", "--page-size", "4"], "only --model goes with it"),
     ],
 )
 def test_bad_input_is_refused_in_words(run, args, says):

@@ -491,8 +491,10 @@ class CacheMachine(RuleBasedStateMachine):
     def agrees(self):
         check_cache(self.cache)
         manager = self.cache.page_manager
-        assert contents(self.cache) == self.oracle.contents()
-        assert history(self.cache) == self.oracle.history()
+        assert contents(self.cache) == {p: page.id for p, page in self.oracle.pages.items()}
+        assert history(self.cache) == {
+            p: (page.created, page.last_use, page.hits) for p, page in self.oracle.pages.items()
+        }
         assert self.cache.n_evictable == self.oracle.n_evictable
         assert self.cache.n_locked == self.oracle.n_locked
         assert manager.n_free == manager.n_pages - len(self.oracle.pages)

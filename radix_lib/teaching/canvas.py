@@ -119,7 +119,7 @@ class Part:
     height: float
     paint: Callable[[Canvas, float, float], None]
     states: set[str]  # that it shows, for the legend
-    lines: list[str]  # it drawn with characters, at most 100 columns wide
+    lines: list[str]  # it drawn with characters, as a rule at most 100 columns wide
     words: str  # what is to be seen, for who does not see it
     renamed: dict[str, str] = field(default_factory=dict)  # states that have another word here
 

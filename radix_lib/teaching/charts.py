@@ -41,11 +41,12 @@ class Chart(Picture):
         cells = [[_cell(value) for value in row] for row in table]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         rows = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in cells]
-        numbers = "; ".join(", ".join(filter(None, row)) for row in cells[:13])
+        numbers = "; ".join(", ".join(filter(None, row)) for row in cells[:20])
         super().__init__("\n".join([caption, *rows]), f"Chart: {caption}. {numbers}.")
 
 
 def _cell(value: Any) -> str:
+    value = getattr(value, "item", lambda: value)()  # numpy's numbers look like Python's
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -66,8 +66,10 @@ def film_strip(frames: Sequence[Frame], columns: int = 2, caption: str = "") -> 
     words = [f"{i + 1}  {frame.words}" for i, frame in enumerate(frames)]
     heads = [textwrap.wrap(text, int(wide / 5.8)) for text in words]
     canvas = Canvas()
-    canvas.write(MARGIN, MARGIN, theme.WIDTH, caption, size=12, bold=True)
-    y = MARGIN + 22.0 * bool(caption)
+    width = columns * (wide + GAP) - GAP
+    heading = textwrap.wrap(caption, int(width / 6.2))
+    canvas.write(MARGIN, MARGIN, width, "\n".join(heading), size=12, bold=True)
+    y = MARGIN + 14.4 * len(heading) + 7.6 * bool(heading)
     for start in range(0, len(frames), columns):
         row = range(start, min(start + columns, len(frames)))
         head = max(len(heads[i]) for i in row) * 13.2 + 6
@@ -84,5 +86,4 @@ def film_strip(frames: Sequence[Frame], columns: int = 2, caption: str = "") -> 
     pairs = zip(words, parts, strict=True)
     lines = [caption] * bool(caption)
     lines += [line for text, part in pairs for line in (*textwrap.wrap(text, 100), *part.lines)]
-    width = columns * (wide + GAP) - GAP + 2 * MARGIN
-    return canvas.figure(width, y + 24, "\n".join(lines), shorten(alt, 2000))
+    return canvas.figure(width + 2 * MARGIN, y + 24, "\n".join(lines), shorten(alt, 2000))

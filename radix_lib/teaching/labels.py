@@ -67,6 +67,16 @@ def id_ranges(ids: Iterable[int], most: int = 6) -> str:
     return ", ".join(parts if len(parts) <= most else [*parts[: most - 1], "…", parts[-1]])
 
 
+def pages_named(pages: Iterable[int], most: int = 6) -> str:
+    """Pages by their ids.
+
+    >>> pages_named([1]), pages_named([1, 2, 3]), pages_named([])
+    ('page 1', 'pages 1–3', 'no page')
+    """
+    ids = list(pages)
+    return f"page{'s' * (len(ids) > 1)} {id_ranges(ids, most)}" if ids else "no page"
+
+
 def count(n: int, noun: str) -> str:
     """A number with its noun: "1 page", "1,200 tokens"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

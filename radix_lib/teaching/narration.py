@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from radix_lib.radix_tree import TOKEN_BYTES, pack_tokens
-from radix_lib.teaching.labels import count, id_ranges, name_of
+from radix_lib.teaching.labels import count, name_of, pages_named
 from radix_lib.teaching.pool_view import PoolView
 from radix_lib.teaching.views import TreeView
 
@@ -132,7 +132,7 @@ class Narrator:
         name = self.requests[self.given["lease"]]
         before, after = (tables[name] for tables in self.tables)
         words = [f"the tree has {_pages(self.came)} of {name} now" if self.came
-                 else f"the tree had all of {name}"]
+                 else f"nothing of {name} is new to the tree"]
         own = [page for page, kept in zip(before, after, strict=True) if page != kept]
         words += [_duplicates(own, "freed")] * bool(own)
         return ", ".join(words)
@@ -151,10 +151,4 @@ def _duplicates(pages: list[int], done: str) -> str:
 
 
 def _pages(pages: Iterable[int]) -> str:
-    """Pages by their ids.
-
-    >>> _pages([1]), _pages({2, 1, 3}), _pages([])
-    ('page 1', 'pages 1–3', 'no page')
-    """
-    ids = sorted(pages)
-    return f"page{'s' * (len(ids) > 1)} {id_ranges(ids)}" if ids else "no page"
+    return pages_named(sorted(pages))

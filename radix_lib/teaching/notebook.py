@@ -99,7 +99,7 @@ def check(what: str, contract: Callable[..., object] | bool, *subjects: Any) -> 
     except NotAttempted:
         print(f"○ {what}: not attempted")
     except AssertionError as error:
-        print(f"✗ {what}: {error}")
+        print(f"✗ {what}: {error}" if str(error) else f"✗ {what}: not yet")
     except Exception as error:
         print(f"✗ {what}: {type(error).__name__}: {error}")
     else:

@@ -112,14 +112,6 @@ class PrefixOracle:
         """How many pages are not: all of them can go, the last of each prefix first."""
         return len(self.pages) - self.n_locked
 
-    def contents(self) -> dict[Prefix, int]:
-        """What is remembered, and where."""
-        return {prefix: page.id for prefix, page in self.pages.items()}
-
-    def history(self) -> dict[Prefix, tuple[int, int, int]]:
-        """When every page was made and last used, and how often it was hit."""
-        return {p: (page.created, page.last_use, page.hits) for p, page in self.pages.items()}
-
 
 @dataclass
 class Memory:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from radix_lib.teaching import theme
 from radix_lib.teaching.canvas import MARGIN, Canvas, Part, compose
 from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.labels import Decoder, count, id_ranges, shorten, token_text
+from radix_lib.teaching.labels import (
+    Decoder,
+    columns,
+    count,
+    id_ranges,
+    pages_named,
+    shorten,
+    token_text,
+)
 from radix_lib.teaching.pool_view import Holder, PoolView, RequestView, Source, pool_view
 from radix_lib.teaching.views import Marks
 
@@ -25,7 +33,8 @@ def _paint_page(
     border = "double" if page in view.locked else look.border
     rest = theme.STATES["free"].fill
     canvas.box(x, y, CELL, HEIGHT, look.fill, border=border, level=level, rest=rest)
-    canvas.write(x + 5, y + 5, CELL - 10, str(page), bold=True)
+    size = 11 if len(f"{page}{notes[0] if notes else ''}") < 7 else 8  # both stand in one line
+    canvas.write(x + 5, y + 5, CELL - 10, str(page), bold=True, size=size)
     canvas.write(x + 5, y + 18, 12, look.mark, bold=True)
     for i, note in enumerate(notes):
         canvas.write(x + 14, y + 6 + 13.5 * i, CELL - 19, note, size=9, align="right")
@@ -35,32 +44,36 @@ def _marked(view: PoolView, page: int) -> str:
     return f"{theme.STATES[view.state(page)].mark}{page}"
 
 
-def _owner(owner: str) -> str:
-    """Who a page belongs to, in five letters: the first of several and how many more."""
-    first, *others = owner.split()
-    return f"{first} +{len(others)}" if len(owner) > 5 and others else shorten(owner, 5)
+def _owner(owners: Sequence[str], width: int = 5) -> str:
+    """Who a page belongs to, in about five letters: the first of several and how many more."""
+    if columns(" ".join(owners)) > width and len(owners) > 1:
+        return f"{shorten(owners[0], width - 2)} +{len(owners) - 1}"
+    return shorten(" ".join(owners), width)
 
 
 def strip_part(view: PoolView, limit: int = 5 * IN_A_ROW) -> Part:
     """All pages in the order of their ids. Beyond `limit`, pages that are alike are told as one."""
 
-    def look(page: int) -> tuple[str, str, str, float]:
+    def look(page: int) -> tuple[str, str, list[str], float]:
         held = view.counts[page]
-        owner = view.owners.get(page, "held" if held else "free")
+        owner = view.owners.get(page, ["held" if held else "free"])
         return view.state(page), f"×{held}" * (held > 0), owner, view.levels.get(page, 1.0)
 
     cells: list[int | tuple[str, str]] = []  # pages, and words in place of some
+    ends: list[int] = []  # how many pages are told with each
     for (state, *_), run in groupby(range(len(view.counts)), look):
         pages = list(run)
         if len(view.counts) <= limit or len(pages) < 4:
             cells += pages
+            ends += [page + 1 for page in pages]
         elif state == "free":
             cells.append((f"{len(pages):,}", "free"))
+            ends.append(pages[-1] + 1)
         else:
             cells += [pages[0], ("…", f"+ {len(pages) - 2:,}"), pages[-1]]
+            ends += [pages[0] + 1, pages[-1], pages[-1] + 1]
     if len(cells) > limit:
-        left = sum(isinstance(cell, int) for cell in cells[limit - 1 :])
-        cells[limit - 1 :] = [(f"+ {left:,}", "pages")]
+        cells[limit - 1 :] = [(f"+ {len(view.counts) - ends[limit - 2]:,}", "pages")]
     shown = [cell for cell in cells if isinstance(cell, int)]
 
     def paint(canvas: Canvas, x: float, y: float) -> None:
@@ -77,24 +90,29 @@ def strip_part(view: PoolView, limit: int = 5 * IN_A_ROW) -> Part:
             return cell
         _, held, owner, level = look(cell)
         used = f" {level:.0%}" * (level < 1)
-        return f"{_marked(view, cell)} {held}".strip(), shorten(owner, 7 - len(used)) + used
+        name = shorten(" ".join(owner), 7 - len(used))
+        return f"{_marked(view, cell)} {held}".strip(), name + used
 
-    lines, rule = [], "─" * 7
-    for start in range(0, len(cells), 12):
-        pairs = [words_of(cell) for cell in cells[start : start + 12]]
-        over = [rule] * (12 - len(pairs)) if start else []  # cells of the row above that end here
+    told_cells = [words_of(cell) for cell in cells]
+    wide = max([7, *(columns(text) for pair in told_cells for text in pair)])
+    lines, rule, n_row = [], "─" * wide, 99 // (wide + 1)
+    for start in range(0, len(cells), n_row):
+        pairs = told_cells[start : start + n_row]
+        over = [rule] * (n_row - len(pairs)) if start else []  # cells of the row above end here
         opens, between, closes = ("├", "┼", "┤") if start else ("┌", "┬", "┐")
         edge = opens + between.join([rule] * len(pairs))
         lines.append(f"{edge}┼{'┴'.join(over)}┘" if over else edge + closes)
         for texts in zip(*pairs, strict=True):
-            lines.append("│" + "│".join(f"{text:^7}" for text in texts) + "│")
+            fitted = (f"{text:^{wide - columns(text) + len(text)}}" for text in texts)
+            lines.append("│" + "│".join(fitted) + "│")
     lines.append("└" + "┴".join([rule] * len(pairs)) + "┘")
 
     n_pages, renamed = len(view.counts), {} if view.tree else BARE
     states = {view.state(page) for page in shown}
     size = f"{count(n_pages, 'page')} of {count(view.page_size, 'token')}"
     words = [f"A pool of {size}, {view.counts.count(0):,} free."]
-    told = {"held more than once": [p for p, held in enumerate(view.counts) if held > 1]}
+    several = [p for p, held in enumerate(view.counts) if held > 1]
+    told = {"held more than once": several} if view.tree else {}  # else this is what "shared" says
     for state in ("evicted", "new", "hit", "locked"):
         word = renamed.get(state, theme.STATES[state].word)
         told[word] = [page for page in range(n_pages) if view.state(page) == state]
@@ -142,14 +160,16 @@ def rows_part(view: PoolView, decode: Decoder = None) -> Part:
     for request in view.requests:
         cells = [_marked(view, page) for page in request.pages]
         some = cells if len(cells) <= 15 else [*cells[:12], "…", *cells[-3:]]
-        lines.append(f"{request.name}: pages {' '.join(some)}")
+        noun = "page" if len(cells) == 1 else "pages" if cells else "no page"
+        lines.append(f"{shorten(request.name, 24)}: {noun} {' '.join(some)}".rstrip())
         lines += [shorten(f"    {told(request)}", 100)] * bool(told(request))
-        facts = [f"{request.name} has pages {id_ranges(request.pages)}", told(request)]
+        facts = [f"{request.name} has {pages_named(request.pages)}", told(request)]
         words.append("; ".join(filter(None, facts)) + ".")
     longest = max((len(places(request)) for request in view.requests), default=0)
+    below = max((NAME + 4.6 * columns(told(request)) for request in view.requests), default=0)
     states = {view.state(page) for request in view.requests for page in request.pages}
     return Part(
-        "requests and their page tables", NAME + longest * PITCH - 4,
+        "requests and their page tables", max(NAME + longest * PITCH - 4, below),
         len(view.requests) * (HEIGHT + 22), paint, states, lines, " ".join(words),
     )  # fmt: skip
 

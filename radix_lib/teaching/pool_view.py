@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any, cast
 
 from radix_lib.page_manager import PageManager
@@ -56,14 +57,14 @@ class PoolView:
         return Marks(self.given.hit | hit, self.given.new | own, self.given.evicted)
 
     @cached_property
-    def owners(self) -> dict[int, str]:
+    def owners(self) -> dict[int, list[str]]:
         """The node, or else the requests, that each held page belongs to."""
-        owners: dict[int, str] = {}
+        owners: dict[int, list[str]] = {}
         for request in self.requests:
             for page in request.pages:
-                owners[page] = f"{owners.get(page, '')} {request.name}".strip()
+                owners.setdefault(page, []).append(request.name)
         nodes = self.tree.nodes if self.tree else ()
-        return owners | {page: node.letter for node in nodes for page in node.pages}
+        return owners | {page: [node.letter] for node in nodes for page in node.pages}
 
     @cached_property
     def locked(self) -> frozenset[int]:
@@ -121,10 +122,14 @@ def _request(name: str, holder: Holder, page_size: int) -> RequestView:
     return RequestView(name, tuple(int(page) for page in pages), n_tokens, n_tokens)
 
 
-_NAMES: weakref.WeakKeyDictionary[Router, dict[Lease, str]] = weakref.WeakKeyDictionary()
+_NAMES: weakref.WeakKeyDictionary[Lease, str] = weakref.WeakKeyDictionary()
+_NUMBERS: weakref.WeakKeyDictionary[Router, count[int]] = weakref.WeakKeyDictionary()
 
 
 def names_of(router: Router) -> dict[str, Lease]:
     """The live leases of a router by name: R1, R2 … in the order in which they were first seen."""
-    names = _NAMES.setdefault(router, {})
-    return {names.setdefault(lease, f"R{len(names) + 1}"): lease for lease in router.leases}
+    numbers = _NUMBERS.setdefault(router, count(1))
+    for lease in router.leases:
+        if lease not in _NAMES:
+            _NAMES[lease] = f"R{next(numbers)}"
+    return {_NAMES[lease]: lease for lease in router.leases}

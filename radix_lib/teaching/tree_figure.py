@@ -8,7 +8,7 @@ from radix_lib.radix_tree import RadixTree
 from radix_lib.teaching import theme
 from radix_lib.teaching.canvas import MARGIN, Canvas, Part, compose
 from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.labels import Decoder, count, id_ranges, name_of, token_text
+from radix_lib.teaching.labels import Decoder, count, name_of, pages_named, token_text
 from radix_lib.teaching.tree_layout import Name, TreeLayout, choose
 from radix_lib.teaching.views import Marks, NodeView, TreeView, letters_of
 
@@ -174,8 +174,7 @@ class _Drawing:
 
 
 def _size(node: NodeView) -> str:
-    pages = f"page{'s' * (len(node.pages) > 1)} {id_ranges(node.pages, most=3)}"
-    return f"{count(len(node.tokens), 'token')} · {pages}"
+    return f"{count(len(node.tokens), 'token')} · {pages_named(node.pages, most=3)}"
 
 
 def draw_tree(

@@ -150,7 +150,7 @@ def evicted_and_computed_again(
 ) -> Iterator[Seen]:
     """Three prompts push each other out of a pool that has room for one and a half."""
     n_pages = -(-len(tokens) // make().router.page_size)
-    engine = make(n_pages=n_pages + n_pages // 2 + 1)
+    engine = make(n_pages=n_pages + n_pages // 2)
     prompts = [tokens, tokens[::-1], [*tokens[: len(tokens) // 2], *tokens[: len(tokens) // 3]]]
     for _ in range(2):
         for prompt in prompts:

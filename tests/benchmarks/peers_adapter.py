@@ -1,4 +1,4 @@
-"""The adapter that lets peers' bench.py drive this library: one request's whole life a step.
+"""Drives this library in a bench of several caches: the whole life of a request is one step.
 
 Timed on our side, through public `Router` calls: packing and checking the prompt's token ids,
 match, lock, eviction, allocation with a count a page, the page table as the integer array that

@@ -173,6 +173,14 @@ def test_whatever_is_false_fails(wrong, capsys):
     assert capsys.readouterr().out == "✗ a: not yet\n✗ b: not yet\n"
 
 
+def test_an_assertion_without_words_is_not_yet_right(capsys):
+    def bare(n):
+        raise AssertionError  # what a bare `assert` in a notebook raises
+
+    check("a", bare, 5)
+    assert capsys.readouterr().out == "✗ a: not yet\n"
+
+
 def test_an_interruption_is_no_wrong_answer():
     def interrupted():
         raise KeyboardInterrupt

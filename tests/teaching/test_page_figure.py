@@ -11,6 +11,7 @@ import pytest
 from radix_lib.page_manager import PageManager
 from radix_lib.teaching import theme
 from radix_lib.teaching.figure import Figure
+from radix_lib.teaching.labels import columns
 from radix_lib.teaching.page_figure import CELL, HEIGHT, draw_pages, rows_part, strip_part
 from radix_lib.teaching.pool_view import names_of, pool_view
 from radix_lib.teaching.scene import draw_scene
@@ -71,7 +72,7 @@ def test_the_pages_of_chapter_03_with_two_page_tables():
         "B: pages =0 =1 3 4\n"
         "    14 of 64 places empty"
     )
-    for fact in ("8 pages of 16 tokens, 3 free", "Held more than once: 0–1", "Shared: 0–1"):
+    for fact in ("8 pages of 16 tokens, 3 free", "Shared: 0–1"):
         assert fact in figure.alt
     assert "B has pages 0–1, 3–4; 14 of 64 places empty." in figure.alt
     ids = [name for _, name in cells(figure)]
@@ -169,6 +170,34 @@ def test_a_pool_in_a_hundred_pieces_is_cut_and_the_rest_counted():
     assert part.lines[-3].endswith("│ + 336 │")
     assert part.lines[-2].endswith("│ pages │")
     assert len(part.lines) == 1 + 3 * 6
+
+
+def test_what_is_cut_off_counts_the_pages_inside_runs():
+    manager = PageManager(400, 4)
+    pages = manager.allocate(400)
+    manager.release(pages[np.arange(400) % 20 < 8])  # runs of 8 free and 12 held, told by 1 and 3
+    lines = strip_part(pool_view(manager), limit=21).lines
+    shown = 5 * 20  # five times both runs, in 20 cells
+    assert f"+ {400 - shown}" in lines[-3]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [(["request 1"], ">re…"), (["assistant", "user"], "a…t +1"), (["A", "B"], "A B")],
+)
+def test_owners_fit_into_their_cell(names: list[str], shown: str):
+    manager = PageManager(2, 4)
+    pages = manager.allocate(2)
+    for _ in names[1:]:
+        manager.retain(pages)
+    assert shown in draw_pages(manager, dict.fromkeys(names, pages)).svg
+
+
+def test_wide_ids_and_wide_letters_stay_in_their_columns():
+    manager = PageManager(12_000, 4)
+    manager.rebuild(np.ones(12_000, np.int32))
+    part = strip_part(pool_view(manager, {"日本語": [11_999]}))
+    assert len({columns(line) for line in part.lines[:3]}) == 1
 
 
 @pytest.mark.parametrize("n_pages", [1, 12, 13, 65])

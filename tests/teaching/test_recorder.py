@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ def test_a_router():
         "finish: R1 ends, the tree keeps pages 0–6, page 7 free again",
         "admit: R2 reuses 28 of 34 tokens and gets pages 7–9",
         "fork: R3 shares 8 pages with R2 and gets page 10",
-        "commit: the tree had all of R2",
+        "commit: nothing of R2 is new to the tree",
         "cancel: R3 ends, page 10 free again",
         "finish: R2 ends, pages 8–9 free again",
     ]
@@ -108,7 +110,8 @@ def test_duplicates_of_two_requests_that_run_at_once():
     first, second = admit(router, "the same"), admit(router, "the same")
     router.commit(first)
     router.commit(second)
-    assert words(film)[-1] == "commit: the tree had all of R2, pages 2–3 freed: duplicates"
+    freed = "pages 2–3 freed: duplicates"
+    assert words(film)[-1] == f"commit: nothing of R2 is new to the tree, {freed}"
 
 
 def test_steps_show_the_inside_of_a_request():
@@ -223,6 +226,16 @@ def test_a_film_strip_tells_every_frame():
         assert f"{i + 1}  {frame.words[:50]}" in strip.text
     assert "evicted" in strip.svg
     assert max(map(len, strip.text.splitlines())) <= 100
+
+
+def test_a_filmed_router_can_be_forgotten():
+    """The names of its requests do not keep it, nor do its frames."""
+    film = Recorder(new_router())
+    admit(film.target, SYSTEM)  # type: ignore[arg-type]
+    router = weakref.ref(film.target)
+    del film
+    gc.collect()
+    assert router() is None
 
 
 def test_nodes_stand_at_the_same_place_in_each_frame():

@@ -7,6 +7,7 @@ import base64
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets
@@ -285,11 +286,24 @@ def test_a_pool_that_is_too_small_is_told():
     for pick in lab.picks.values():
         pick.value = True
     assert lab.refused
-    assert "pages needed" in lab.message
+    assert lab.message.startswith("The pool is full, pages needed: ")
+    assert "take a request out" in lab.message
     assert len(lab.requests) < 4
     lab.page_size.value = 4
     assert not lab.refused
     assert len(lab.requests) == 4
+
+
+def test_a_fork_that_does_not_fit_is_not_kept():
+    lab = PageExplorer()
+    lab.page_size.value = 16
+    while not lab.refused:
+        before = {name: pages.tolist() for name, (pages, _) in lab.requests.items()}
+        lab.fork.click()
+    assert {name: pages.tolist() for name, (pages, _) in lab.requests.items()} == before
+    lab.undo.click()
+    assert lab.message == "The last step was taken back."
+    assert len(lab.requests) == len(before) - 1
 
 
 def test_no_request_no_fork_and_nothing_to_undo():
@@ -471,6 +485,24 @@ def test_a_full_pool_is_told(chat: LiveChat):
     assert chat.refused
     assert "pages needed" in chat.message
     assert chat.messages == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyError("no")])
+def test_after_an_error_the_chat_goes_on(chat: LiveChat, error: Exception):
+    def broken(*args: Any) -> Any:
+        raise error
+
+    async def talk() -> None:
+        stream, chat.model.stream = chat.model.stream, broken  # type: ignore[method-assign]
+        with suppress(KeyError):  # which is a bug, and shows as one
+            await say(chat, "hello")
+        assert chat.messages == []
+        assert chat.refused == isinstance(error, RuntimeError)
+        chat.model.stream = stream  # type: ignore[method-assign]
+        await say(chat, "again")
+
+    asyncio.run(talk())
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
 
 
 def test_without_an_event_loop_the_chat_says_so(chat: LiveChat):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import ipywidgets as widgets
 
 from radix_lib.eviction import POLICIES
@@ -44,10 +42,9 @@ class EvictionLab(Stepper):
     A byte is a token, a page has four. `rates` has the share of tokens reused, by policy.
     """
 
-    def __init__(self, workloads: Mapping[str, Sequence[str]] = WORKLOADS):
-        self.workloads = workloads
+    def __init__(self) -> None:
         self.workload = labelled(
-            widgets.Dropdown, "workload", "min(360px, 100%)", options=list(workloads)
+            widgets.Dropdown, "workload", "min(360px, 100%)", options=list(WORKLOADS)
         )
         self.policy = labelled(widgets.Dropdown, "policy", "140px", options=list(POLICIES))
         self.capacity = labelled(
@@ -74,7 +71,7 @@ class EvictionLab(Stepper):
         router = Router(RadixCache(manager, policy))
         filmed = policy == self.policy.value and not n_pages
         film = Recorder(router, decode=decode) if filmed else None
-        texts, n_reused = self.workloads[self.workload.value], 0
+        texts, n_reused = WORKLOADS[self.workload.value], 0
         for i, text in enumerate(texts):
             n_cached, end = 0, "refused, the pool is too small for it"
             try:

@@ -10,12 +10,13 @@ from typing import cast
 
 import ipywidgets as widgets
 
-from radix_lib.page_manager import OutOfPages, PageManager
+from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_model import Generation, RadixAttentionModel
 from radix_lib.router import Router
 from radix_lib.teaching.figure import Figure
 from radix_lib.teaching.film import film_strip
+from radix_lib.teaching.labels import count
 from radix_lib.teaching.recorder import Recorder
 from radix_lib.teaching.scene import draw_scene
 from radix_lib.teaching.widgets.base import TEXT, Lab, button, labelled
@@ -96,11 +97,12 @@ class LiveChat(Lab):
                     if self._stopped:
                         break
             self.say("Stopped: the unfinished answer is not in the cache." * self._stopped)
-        except (ValueError, OutOfPages) as error:
-            del self.messages[-1]
+        except (ValueError, RuntimeError) as error:
             self.say(str(error), refused=True)
         finally:
             self.task = None
+            if self.messages[-1]["role"] == "user":  # nothing was answered: as if not said
+                del self.messages[-1]
             self.check()
             self._tell()
             self.show()
@@ -163,8 +165,8 @@ class LiveChat(Lab):
 
 
 def _counts(turn: Generation) -> str:
+    prompt = count(turn.prompt_tokens, "token")
     return (
-        f"{turn.cached_tokens} of {turn.prompt_tokens} tokens reused, {turn.computed_tokens} "
-        f"computed; first token after {turn.first_token_seconds:.2f} s; "
-        f"{len(turn.tokens)} tokens of answer"
+        f"{turn.cached_tokens} of {prompt} reused, {turn.computed_tokens} computed; first token "
+        f"after {turn.first_token_seconds:.2f} s; {count(len(turn.tokens), 'token')} of answer"
     )

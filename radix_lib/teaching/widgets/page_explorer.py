@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ipywidgets as widgets
 import numpy as np
 
@@ -20,6 +18,7 @@ PROMPTS = (
     "Summarise this poem: Roses are red.",
     "What is the time?",
 )
+POOL_TOKENS = 160
 
 
 class PageExplorer(Lab):
@@ -30,8 +29,8 @@ class PageExplorer(Lab):
     both requests are about to write to it.
     """
 
-    def __init__(self, prompts: Sequence[str] = PROMPTS, *, pool_tokens: int = 160):
-        self.prompts, self.pool_tokens = dict(zip("ABCD", prompts, strict=False)), pool_tokens
+    def __init__(self) -> None:
+        self.prompts = dict(zip("ABCD", PROMPTS, strict=True))
         self.picks = {
             name: labelled(widgets.Checkbox, f"{name}: {text}", value=i < 2, indent=False)
             for i, (name, text) in enumerate(self.prompts.items())
@@ -58,7 +57,7 @@ class PageExplorer(Lab):
     def build(self) -> str:
         """Do everything picked and done so far again, with the page size chosen."""
         page_size = self.page_size.value
-        self.manager = PageManager(self.pool_tokens // page_size, page_size)
+        self.manager = PageManager(POOL_TOKENS // page_size, page_size)
         self.requests: dict[str, tuple[Pages, int]] = {}  # page table and number of tokens
         tree, words = RadixTree(page_size), ""
         try:
@@ -68,6 +67,11 @@ class PageExplorer(Lab):
             for operation, name in self._done:
                 if name in self.requests:  # it was picked when this was done
                     words = getattr(self, f"_{operation}")(name)
+        except OutOfPages as error:
+            raise RuntimeError(
+                f"The pool is full, pages needed: {error.needed}, free: {error.free}. What is "
+                "shown fits: undo a step, take a request out, or choose another page size."
+            ) from error
         finally:
             chosen = self.target.value
             self.target.options = list(self.requests)
@@ -83,12 +87,11 @@ class PageExplorer(Lab):
             name = self.target.value
             self._done.append((operation, name))
             try:
-                words = self.build()
-            except OutOfPages:
+                return self.build()
+            except RuntimeError:
                 self._done.pop()
                 self.build()
                 raise
-            return words
 
         self.act(attempt)
 
@@ -96,7 +99,8 @@ class PageExplorer(Lab):
         if not self._done:
             raise ValueError("There is no fork or write to undo.")
         self._done.pop()
-        return self.build()
+        self.build()
+        return "The last step was taken back."
 
     def _admit(self, tree: RadixTree, name: str) -> None:
         tokens = encode(self.prompts[name])
@@ -134,10 +138,12 @@ class PageExplorer(Lab):
         alone = sum(len(pages) for pages, _ in self.requests.values())
         tails = {pages[-1]: -n % self.manager.page_size for pages, n in self.requests.values()}
         n_empty = sum(tails.values())
+        if not self.requests:
+            return "No request is picked."
         return (
             f"{count(n_pages, 'page')} of {count(self.manager.page_size, 'token')} instead of "
             f"{alone} without sharing; {n_empty} of their {n_pages * self.manager.page_size} "
-            "places are empty."
+            f"places {'is' if n_empty == 1 else 'are'} empty."
         )
 
     def draw(self) -> Figure:

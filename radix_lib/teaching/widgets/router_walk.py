@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ipywidgets as widgets
 
 from radix_lib.page_manager import PageManager
@@ -23,10 +21,8 @@ class RouterWalk(Stepper):
     A byte is a token. Nothing is computed: the place where a model would run is a step.
     """
 
-    def __init__(
-        self, before: Sequence[str] = BEFORE, *, n_pages: int = 13, page_size: int = 4
-    ):  # fmt: skip
-        self.before, self.n_pages, self.page_size = before, n_pages, page_size
+    def __init__(self, *, n_pages: int = 13, page_size: int = 4):
+        self.n_pages, self.page_size = n_pages, page_size
         self.text = labelled(
             widgets.Text, "request", "min(420px, 100%)", value=PROMPT, continuous_update=False
         )
@@ -45,14 +41,14 @@ class RouterWalk(Stepper):
         self.text.value = PROMPT
         manager = PageManager(self.n_pages, self.page_size)
         self.router = Router(RadixCache(manager))
-        for text in self.before:
+        for text in BEFORE:
             with self.router.admit(encode(text)) as lease:
                 lease.advance(len(lease.pending))
         self._recorder = Recorder(self.router, decode=decode, steps=True)
         return self.request()
 
     def request(self) -> str:
-        """Send the text in the box. Raises ValueError or OutOfPages, changing nothing."""
+        """Send the text in the box. Raises ValueError, changing nothing."""
         if not self.text.value:
             raise ValueError("The request is empty: a request has at least one token.")
         self._recorder.frames.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -23,9 +22,9 @@ PROMPTS = (
 SETUP = """\
 from radix_lib import PageManager, RadixCache
 
-manager = PageManager(n_pages={n_pages}, page_size={page_size})
+manager = PageManager(n_pages=24, page_size=4)
 cache = RadixCache(manager)
-locks = {{}}
+locks = {}
 
 
 def encode(text):
@@ -56,18 +55,15 @@ class TreeExplorer(Stepper):
     A byte is a token, so that the tree can be read. `code` repeats everything done so far.
     """
 
-    def __init__(
-        self, prompts: Sequence[str] = PROMPTS, *, n_pages: int = 24, page_size: int = 4
-    ):  # fmt: skip
-        self._setup = SETUP.format(n_pages=n_pages, page_size=page_size)
+    def __init__(self) -> None:
         self.pick = labelled(
-            widgets.Dropdown, "pick", "min(260px, 100%)", options=prompts, value=prompts[0]
+            widgets.Dropdown, "pick", "min(260px, 100%)", options=PROMPTS
         )
         self.text = labelled(
-            widgets.Text, "or type", "min(320px, 100%)", value=prompts[0], continuous_update=False
+            widgets.Text, "or type", "min(320px, 100%)", value=PROMPTS[0], continuous_update=False
         )
         self.n_pages = labelled(
-            widgets.BoundedIntText, "pages to evict", "150px", value=2, min=1, max=n_pages
+            widgets.BoundedIntText, "pages to evict", "150px", value=2, min=1, max=24
         )
         self.pick.observe(lambda change: setattr(self.text, "value", change["new"]), "value")
         tooltips = {
@@ -87,16 +83,14 @@ class TreeExplorer(Stepper):
         rows = [[self.pick, self.text], [*on_text, self.n_pages, evict, self.undo]]
         super().__init__(rows=rows)
         self.box.children += (self._code,)
-        self._done: list[str] = []
-        for text in prompts[:2]:
-            self._done.append(CODE["insert"].format(text=text))
-        self._done.append(CODE["match"].format(text=prompts[min(2, len(prompts) - 1)]))
+        story = zip(("insert", "insert", "match"), PROMPTS, strict=False)
+        self._done = [CODE[name].format(text=text) for name, text in story]
         self.act(self._replay)
 
     @property
     def code(self) -> str:
         """Python that gives the same tree."""
-        return "\n".join([self._setup, *self._done])
+        return "\n".join([SETUP, *self._done])
 
     def do(self, name: str) -> str:
         """Run one operation on the text in the box. Raises ValueError, changing nothing."""
@@ -138,7 +132,7 @@ class TreeExplorer(Stepper):
 
     def _replay(self) -> str:
         self._variables: dict[str, Any] = {}
-        exec(self._setup, self._variables)
+        exec(SETUP, self._variables)
         self.cache: RadixCache = self._variables["cache"]
         self._recorder = Recorder(self.cache, decode=decode)
         self._recorder.note("an empty cache")
