@@ -6,7 +6,8 @@ product has the same shape, whatever the input: linear layers run in tiles of 16
 tiles of 16 queries by 64 keys with a running softmax. Everything else in a Llama-shaped model
 (norms, rotary embedding, activations) works row by row already.
 
-Left out here: models with other layers than these, and training.
+Left out here: models with other layers than these, left-padded batches (padding moves a sequence's
+keys to other tiles), and training.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def attention(
     head_dim]. A query's tile and its place there make no difference, but its keys are always cut
     at multiples of `KEYS`. A tile of keys that it may not look at adds exactly nothing.
     """
-    if dropout_p:
-        raise ValueError("attention with dropout is random: call model.eval() first")
+    if dropout_p or (is_causal and attn_mask is not None):
+        raise ValueError("no dropout here (call model.eval()), and no mask beside is_causal")
     n_batch, n_heads, n_queries, head_dim = query.shape
     kv_heads, n_keys = key.shape[1:3]
     wide = torch.promote_types(query.dtype, torch.float32)  # sums of bfloat16 are kept in float32
@@ -92,9 +93,8 @@ def attention(
     by_group = query.to(wide).reshape(n_batch, kv_heads, group, n_queries, head_dim)
     rows = by_group.transpose(2, 3).flatten(2, 3)
     rows = _padded(rows * (head_dim**-0.5 if scale is None else scale), -2, ROWS)
-    bias = attn_mask.to(wide).expand(1, 1, n_queries, n_keys) if attn_mask.ndim == 2 else attn_mask
-    bias = _padded(bias.expand(-1, -1, n_queries, -1).repeat_interleave(group, 2), -2, ROWS)
-    bias = _padded(bias, -1, KEYS, -math.inf)
+    bias = attn_mask.to(wide)[(None,) * (4 - attn_mask.ndim)].expand(-1, -1, n_queries, n_keys)
+    bias = _padded(_padded(bias.repeat_interleave(group, 2), -2, ROWS), -1, KEYS, -math.inf)
     keys, values = (_padded(x.to(wide), -2, KEYS) for x in (key, value))
 
     queries = rows.reshape(n_batch, kv_heads, -1, ROWS, head_dim)
@@ -116,6 +116,7 @@ def attention(
         weight[:, :, now] = weight[:, :, now] * fade + parts.sum(-1, keepdim=True)
         total[:, :, now] = total[:, :, now] * fade + _tile_product(parts, values[:, :, at])
         top[:, :, now] = new_top
+    weight = weight.masked_fill(weight == 0, 1)  # a query that sees no key attends to nothing
     attended = (total / weight).flatten(2, 3)[:, :, : n_queries * group]
     attended = attended.reshape(n_batch, kv_heads, n_queries, group, head_dim)
     return attended.transpose(2, 3).flatten(1, 2).to(query.dtype)

@@ -20,7 +20,7 @@ class Comparison(NamedTuple):
     """How two tensors of logits, [..., vocabulary], differ."""
 
     bitwise: bool  # every bit is the same
-    max_abs_diff: float  # NaN if there is one on either side
+    max_abs_diff: float  # NaN if there is one on either side, or an infinity on both
     n_differing: int  # numbers of which at least one bit differs
     same_argmax: int  # rows whose largest logit is the same token's ...
     rows: int  # ... of so many
@@ -51,7 +51,7 @@ def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
             f"{theirs.dtype}: ask both for the same logits"
         )
     bits = _BITS[ours.element_size()]
-    differs = ours.contiguous().view(bits) != theirs.contiguous().view(bits)
+    differs = ours.view(bits) != theirs.view(bits)
     n_differing = int(differs.sum())
     same_argmax = ours.argmax(-1) == theirs.argmax(-1)
     return Comparison(

@@ -113,17 +113,13 @@ class AttentionExecutor:
         returns [1, tokens, heads × head_dim].
         """
         self.pool.write(layer, batch.slots, k[0], v[0])
-        attended = [
-            self._attend(
-                layer, q[:, :, group.rows], k[:, :, group.rows], v[:, :, group.rows], group
-            )
-            for group in batch.groups
-        ]
+        attended = [self._attend(layer, q, k, v, group) for group in batch.groups]
         return attended[0] if len(attended) == 1 else torch.cat(attended, 1)[:, batch.unsort]
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
-        """Attention of one group; shapes as above, with the rows of the group only."""
+        """Attention of one group's rows, [1, rows, heads × head_dim]; other shapes as above."""
         n_sequences = len(group.page_tables)
+        q, k, v = (x[:, :, group.rows] for x in (q, k, v))
         if n_sequences > 1:  # one new token each: tokens become the batch that attention runs over
             q = q.permute(2, 1, 0, 3)
         if group.cached:
@@ -207,7 +203,7 @@ class AttentionExecutor:
         n_pages, vocab_size = self.pool.data.shape[1], self.decoder.embed_tokens.num_embeddings
         for i, (tokens, start, page_table) in enumerate(chunks):
             room = len(page_table) * self.pool.page_size
-            if not tokens or not 0 <= start <= room - len(tokens):
+            if not len(tokens) or not 0 <= start <= room - len(tokens):
                 raise ValueError(
                     f"chunk {i}: new tokens: {len(tokens)}, from position {start}; at least one is "
                     f"needed, and all must fit in {len(page_table)} pages of {self.pool.page_size}"

@@ -127,7 +127,7 @@ class RadixCache(RadixTree):
 
         Raises OutOfPages, evicting none, if fewer can be evicted.
         """
-        if n_pages < 0:
+        if n_pages != max(0, int(n_pages)):
             raise ValueError(f"{n_pages} pages cannot be evicted")
         if n_pages > self.n_evictable:
             raise OutOfPages(n_pages, self.page_manager.n_free, self.n_evictable)

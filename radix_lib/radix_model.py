@@ -63,7 +63,7 @@ class Sampling:
         """The next token, given the `logits` for it, [vocabulary]."""
         if self.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.double().cpu() / self.temperature
+        scaled = logits.cpu().double() / self.temperature
         probabilities, order = scaled.softmax(-1).sort(descending=True)
         # Keep a token while those before it have less than top_p: the first is always kept.
         probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
@@ -138,8 +138,8 @@ class RadixAttentionModel:
         Returns the lease, with room for `max_new_tokens`, and the logits after the last token,
         [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds nothing.
         """
-        if chunk_tokens is not None and chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens is at least 1, not {chunk_tokens}")
+        if chunk_tokens is not None and chunk_tokens != max(1, int(chunk_tokens)):
+            raise ValueError(f"chunk_tokens is a whole number from 1, not {chunk_tokens}")
         lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
         try:
             while pending := lease.pending[:chunk_tokens]:
@@ -147,19 +147,19 @@ class RadixAttentionModel:
                 logits = self.executor.forward([chunk])[0]
                 lease.advance(len(pending))
                 self.router.commit(lease)  # from here on others find it, before we answer
+            self._requests += 1
+            self._prompt_tokens += lease.n_tokens
+            self._cached_tokens += lease.n_cached
         except BaseException:
             self.router.cancel(lease)
             raise
-        self._requests += 1
-        self._prompt_tokens += lease.n_tokens
-        self._cached_tokens += lease.n_cached
         return lease, logits
 
     def decode_step(self, leases: Sequence[Lease], tokens: Sequence[int]) -> Tensor:
         """Add one token to each sequence and return the logits after it, [sequences, vocabulary].
 
         Raises ValueError where a lease has no room left or its prompt is not computed; then, and
-        when interrupted, no sequence has grown.
+        when interrupted in the model, no sequence has grown.
         """
         self.router.checked_key(tokens)
         for lease in leases:
@@ -207,7 +207,8 @@ class RadixAttentionModel:
         `Sampling`. The answer ends at `max_new_tokens`, at the model's own end token, or at one in
         `stop`. Closed before that, what was committed stays and everything else is given back.
         """
-        return (answer for (answer,) in self._answers(prompt, 1, max_new_tokens, **options))
+        for (answer,) in self._answers(prompt, 1, max_new_tokens, **options):
+            yield answer
 
     def sample(
         self, prompt: Prompt, n: int, max_new_tokens: int = 32, **options: Any
@@ -224,6 +225,7 @@ class RadixAttentionModel:
         if n < 1 or max_new_tokens < 1:
             raise ValueError(f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1")
         began = time.perf_counter()
+        self.router.checked_key(sampling.stop)
         ends = {*sampling.stop, *self._end_tokens()}
         random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(n)]
         with ExitStack() as held:
@@ -268,7 +270,10 @@ class RadixAttentionModel:
         """
         if self.router.leases:
             raise RuntimeError(f"still running: {len(self.router.leases)}; finish or cancel them")
-        self.cache.evict(self.cache.n_evictable)
+        try:
+            self.cache.evict(self.cache.n_evictable)
+        finally:
+            self.router.repair()  # whole, even when it is interrupted
 
     def stats(self) -> Stats:
         """Totals since the model was made, and where the pages are now."""

@@ -199,7 +199,7 @@ class RadixTree:
         return low
 
     def _add_leaf(self, parent: TreeNode, key: bytes, pages: Pages) -> Any:
-        leaf = self.node_type(key, pages.copy(), parent, parent.namespace)
+        leaf = self.node_type(key, np.array(pages, np.int64), parent, parent.namespace)
         parent.children[key[: self.page_bytes]] = leaf
         if parent.parent is None:
             self.roots[parent.namespace] = parent

@@ -137,7 +137,7 @@ class Router:
             lease = self._hold(self.match_prefix(key, namespace), n_pages, key, namespace)
             self.leases[lease] = None
         except BaseException:
-            self._repair()
+            self.repair()
             raise
         return lease
 
@@ -162,7 +162,7 @@ class Router:
             self.page_manager.release(duplicates)
             lease.n_shared = n_pages
         except BaseException:
-            self._repair()
+            self.repair()
             raise
 
     insert_prefix = commit  # its name in the earlier write-up of chapter 06
@@ -186,7 +186,7 @@ class Router:
             fork.n_computed = lease.n_computed
             self.leases[fork] = None
         except BaseException:
-            self._repair()
+            self.repair()
             raise
         return fork
 
@@ -213,7 +213,7 @@ class Router:
     def drop(self, lease: Lease) -> None:
         """Forget a lease, whatever state an interruption left it in; its own pages are freed."""
         self.leases.pop(lease, None)
-        self._repair()
+        self.repair()
 
     def checked_key(self, tokens: Sequence[int] | bytes) -> bytes:
         """Pack token ids. Raises ValueError, naming it, for one that the vocabulary lacks."""
@@ -258,8 +258,7 @@ class Router:
         self.cache.lock(match.node)
         self.page_manager.retain(match.pages)
         n_own = n_pages - len(match.pages)
-        if n_own > self.page_manager.n_free:
-            self.cache.evict(n_own - self.page_manager.n_free)
+        self.cache.evict(max(0, n_own - self.page_manager.n_free))
         own = self.page_manager.allocate(n_own)
         return Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
 
@@ -268,7 +267,7 @@ class Router:
         others = self.page_manager.n_free, self.cache.n_evictable, self.cache.n_locked
         return Usage(*others, self.page_manager.n_pages - sum(others))
 
-    def _repair(self) -> None:
+    def repair(self) -> None:
         """Work out the rest anew from what is true: the tree, and the leases' page tables."""
         for lease in self.leases:
             lease.node, lease.n_shared = self.cache.match(b"", lease.namespace).node, 0

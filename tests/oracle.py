@@ -161,6 +161,16 @@ def history(cache: RadixCache) -> dict[Prefix, tuple[int, int, int]]:
     return found
 
 
+def remembered(oracle: PrefixOracle) -> dict[Prefix, int]:
+    """What `contents` should be."""
+    return {prefix: page.id for prefix, page in oracle.pages.items()}
+
+
+def remembered_history(oracle: PrefixOracle) -> dict[Prefix, tuple[int, int, int]]:
+    """What `history` should be."""
+    return {p: (page.created, page.last_use, page.hits) for p, page in oracle.pages.items()}
+
+
 def shape(tree: RadixTree) -> list[tuple]:
     """The nodes as (namespace, tokens from the root, page ids), parents first."""
     return [(*path_of(node), tuple(node.pages.tolist())) for node in tree.nodes()]

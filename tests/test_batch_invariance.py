@@ -89,7 +89,11 @@ def test_causal_attention_is_attention(dtype, kv_heads, n):
 
 
 @pytest.mark.parametrize("boolean", [True, False])
-@pytest.mark.parametrize("shape", [(70, 130), (1, 1, 70, 130), (2, 1, 70, 130), (2, 4, 70, 130)])
+@pytest.mark.parametrize(
+    "shape",
+    [(70, 130), (1, 130), (4, 70, 130), (1, 1, 70, 130), (2, 1, 70, 130), (2, 1, 70, 1),
+     (2, 4, 70, 130)],
+)  # fmt: skip
 def test_masks_of_every_shape(boolean, shape):
     q, k, v = qkv(70, 130, kv_heads=4)
     mask = numbers(*shape, seed=3) > 0
@@ -114,6 +118,14 @@ def test_keys_that_begin_hidden_are_no_nan():
     torch.testing.assert_close(attention(q, k, v, attn_mask=mask.expand(3, -1)), theirs)
 
 
+def test_a_query_that_may_look_at_no_key_gets_zeros():
+    q, k, v = qkv(3, 2 * KEYS + 5, kv_heads=4)
+    mask = torch.tensor([True, False, True])[:, None].expand(-1, 2 * KEYS + 5)
+    ours = attention(q, k, v, attn_mask=mask)
+    assert not ours[:, :, 1].any()
+    torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_a_query_is_the_same_alone_later_and_among_others(dtype, kv_heads):
@@ -133,6 +145,11 @@ def test_a_query_is_the_same_alone_later_and_among_others(dtype, kv_heads):
 def test_dropout_is_refused():
     with pytest.raises(ValueError, match=r"model\.eval"):
         attention(*qkv(2, 2, kv_heads=4), dropout_p=0.1)
+
+
+def test_a_mask_beside_is_causal_is_refused():
+    with pytest.raises(ValueError, match="no mask beside is_causal"):
+        attention(*qkv(2, 2, kv_heads=4), torch.ones(2, 2, dtype=torch.bool), is_causal=True)
 
 
 # ── The mode, and its test of itself ─────────────────────────────────────────────────────────────
@@ -211,6 +228,19 @@ def test_their_model_stays_their_model(family, dtype):
     if dtype != torch.bfloat16:
         found = compare_logits(exact, untouched)
         assert found.max_abs_diff <= 1e-3 and found.same_argmax == found.rows
+
+
+def test_a_left_padded_batch_is_computed_as_usual():
+    """Not to the bit: padding moves the keys to other tiles. But nothing may become NaN."""
+    model, tokens = model_of("Llama", torch.float32), list(range(3, 60))
+    batch = torch.tensor([tokens, [0] * 40 + tokens[:17]])
+    mask = torch.ones_like(batch)
+    mask[1, :40] = 0
+    with batch_invariant():
+        exact = model(batch, attention_mask=mask, use_cache=False).logits
+    usual = model(batch, attention_mask=mask, use_cache=False).logits
+    assert exact.isfinite().all()
+    torch.testing.assert_close(exact[mask == 1], usual[mask == 1], atol=1e-4, rtol=1e-4)
 
 
 def test_both_sides_generate_the_same_bits():

@@ -36,6 +36,19 @@ def test_one_bit_is_seen(dtype):
     assert (result.same_argmax, result.rows) == (2, 3)
 
 
+def test_the_first_of_several_differences_is_named():
+    ours = torch.zeros(2, 3)
+    theirs = ours.clone()
+    theirs[0, 1], theirs[1, 0] = 1, 2
+    result = compare_logits(ours, theirs)
+    assert (result.first_difference, result.n_differing, result.max_abs_diff) == ((0, 1), 2, 2)
+
+
+def test_nothing_is_equal_to_nothing():
+    result = compare_logits(torch.empty(0, 5), torch.empty(0, 5))
+    assert result.bitwise and (result.max_abs_diff, result.rows) == (0, 0)
+
+
 def test_minus_zero_differs_from_zero_and_nan_equals_itself():
     assert not compare_logits(torch.tensor([0.0]), torch.tensor([-0.0])).bitwise
     nan = torch.tensor([float("nan"), 1.0])
@@ -47,10 +60,17 @@ def test_a_view_with_strides_is_compared_by_its_numbers():
     assert compare_logits(logits.T.contiguous().T, logits).bitwise
 
 
-@pytest.mark.parametrize("theirs", [torch.ones(2, 2), torch.ones(3, dtype=torch.float64)])
-def test_what_cannot_be_compared_is_refused(theirs):
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (torch.ones(3), torch.ones(2, 2)),
+        (torch.ones(3), torch.ones(3, dtype=torch.float64)),
+        (torch.tensor(1.0), torch.tensor(1.0)),  # a number is no row of logits
+    ],
+)
+def test_what_cannot_be_compared_is_refused(ours, theirs):
     with pytest.raises(ValueError, match="cannot compare"):
-        compare_logits(torch.ones(3), theirs)
+        compare_logits(ours, theirs)
 
 
 def test_the_verdict_reads_well():
@@ -75,3 +95,13 @@ def test_baseline_generate_gives_a_row_of_logits_a_token(tiny):
     assert logits.argmax(-1).tolist() == tokens
     stopped, _ = baseline_generate(tiny, [5, 6, 7, 8], 6, stop=tokens[:1])
     assert stopped == tokens[:1]
+
+
+def test_the_baseline_ends_at_its_own_end_and_at_stop(tiny, monkeypatch):
+    tokens, _ = baseline_generate(tiny, [5, 6, 7, 8], 6)
+    first, later = tokens[0], next(token for token in tokens if token != tokens[0])
+    n = tokens.index(later)
+    for own, stop in ((first, later), (later, 63), (63, later), ([63, later], 62)):
+        monkeypatch.setattr(tiny.generation_config, "eos_token_id", own)
+        stopped, _ = baseline_generate(tiny, [5, 6, 7, 8], 6, stop=[stop])
+        assert stopped == (tokens[:1] if own == first else tokens[: n + 1])

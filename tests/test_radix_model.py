@@ -231,6 +231,15 @@ def test_generation_stops_at_the_models_own_end_token(
         assert hf_answer(model.model, prompt, 20) == whole[: whole.index(whole[4]) + 1]
 
 
+def test_its_own_end_token_ends_it_also_where_others_are_named(
+    cached: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompt = cached(), some_tokens(9)
+    whole = model.generate(prompt, 20).tokens
+    monkeypatch.setattr(model.model.generation_config, "eos_token_id", whole[4])
+    assert model.generate(prompt, 20, stop=[96]).tokens == whole[: whole.index(whole[4]) + 1]
+
+
 def test_a_stream_gives_growing_prefixes(cached: Models) -> None:
     model, prompt = cached(), some_tokens(9)
     parts: list[Generation] = list(model.stream(prompt, 12))
@@ -342,6 +351,20 @@ def test_samples_end_each_at_its_own_stop(cached: Models) -> None:
     assert_idle(model)
 
 
+def test_a_sample_that_ended_gives_its_pages_back_at_once(cached: Models) -> None:
+    model, prompt = cached(), some_tokens(10)
+    sampling = {"temperature": 1.5, "seed": 3, "stop": list(range(3, 20))}
+    lengths = [len(sample.tokens) for sample in model.sample(prompt, 6, 16, **sampling)]
+    model.flush()
+    first = min(lengths)
+    assert first < max(lengths)
+    answers = model._answers(prompt, 6, 16, **sampling)
+    running = [(next(answers), len(model.router.leases))[1] for _ in range(first + 1)]
+    assert running[:first] == [6] * first and running[first] == 6 - lengths.count(first)
+    answers.close()  # type: ignore[attr-defined]
+    assert_idle(model)
+
+
 def test_a_prompt_is_computed_once_for_all_its_samples(cached: Models) -> None:
     model = cached()
     seen: list[int] = []
@@ -381,6 +404,16 @@ def test_forks_go_their_own_ways(tiny_model: Models, cached: Models, length: int
     assert_idle(model)
     for text in texts:
         assert model.generate([*text, 3], 1).cached_tokens == len(text) // 4 * 4
+
+
+def test_a_fork_at_the_end_of_a_page_copies_none(
+    cached: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, copied = cached(), []
+    monkeypatch.setattr(model.pool, "copy_page", lambda *pages: copied.append(pages))
+    for length, n_copies in ((8, 0), (9, 1)):
+        model.fork(model.prefill(some_tokens(length, seed=length), max_new_tokens=3)[0], 3)
+        assert len(copied) == n_copies
 
 
 def test_a_fork_outlives_its_origin(tiny_model: Models, cached: Models) -> None:
@@ -447,6 +480,8 @@ BAD: list[tuple[Callable[[RadixAttentionModel], Any], str]] = [
     (lambda model: model.generate([1], top_p=float("nan")), "top_p=nan"),
     (lambda model: model.sample([1], 0), "n=0"),
     (lambda model: model.prefill([1], chunk_tokens=0), "chunk_tokens"),
+    (lambda model: model.prefill([1] * 9, chunk_tokens=2.5), "not 2.5"),  # type: ignore[arg-type]
+    (lambda model: model.generate([1], stop=[5, 97]), "token id 97"),
     (lambda model: model.prefill([1], max_new_tokens=-1), "-1"),
 ]
 
@@ -488,6 +523,7 @@ def test_a_request_that_has_to_wait_is_told_so(cached: Models) -> None:
     [
         ("a", [97], "97"),
         ("a", [-1], "-1"),
+        ("a", [2.5], "2.5"),
         ("ab", [1], "longer|shorter"),
         ("", [], "at least one"),
         ("f", [1], "must fit in 2 pages"),  # full
@@ -641,6 +677,28 @@ def test_a_fault_in_the_router_leaks_nothing(
             [lost] = model.router.leases
             model.router.cancel(lost)
         assert_idle(model)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_fault_while_flushing_leaves_books_that_add_up(
+    cached: Models, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = cached()
+    model.generate(some_tokens(10), 3)
+    shorten = model.cache._shorten
+
+    def fail(leaf: Any, keep: int) -> None:
+        if when == "after":  # the leaf is gone, its pages are not free yet
+            shorten(leaf, keep)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.cache, "_shorten", fail)
+        with pytest.raises(KeyboardInterrupt):
+            model.flush()
+    assert_idle(model)
+    model.flush()
+    assert model.stats().pages.free == 64
 
 
 # Books

@@ -22,6 +22,7 @@ from tests.oracle import (
     PrefixOracle,
     contents,
     path_of,
+    remembered,
     shape,
     snapshot,
     spell,
@@ -377,7 +378,7 @@ class TreeMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self):
         self.tree.check_integrity()
-        assert contents(self.tree) == {p: page.id for p, page in self.oracle.pages.items()}
+        assert contents(self.tree) == remembered(self.oracle)
         assert all(type(node) is TreeNode for node in self.tree.nodes())
 
 

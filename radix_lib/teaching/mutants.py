@@ -68,10 +68,7 @@ class WrittenTooLate(AttentionExecutor):
     """New K/V enter their pages only after attention has read them."""
 
     def compute_attention_with_cached_kv(self, layer: int, q: T, k: T, v: T, batch: Batch) -> T:
-        attended = [
-            self._attend(layer, q[:, :, x.rows], k[:, :, x.rows], v[:, :, x.rows], x)
-            for x in batch.groups
-        ]
+        attended = [self._attend(layer, q, k, v, group) for group in batch.groups]
         self.pool.write(layer, batch.slots, k[0], v[0])
         return torch.cat(attended, 1)[:, batch.unsort]
 
