@@ -6,8 +6,7 @@ product has the same shape, whatever the input: linear layers run in tiles of 16
 tiles of 16 queries by 64 keys with a running softmax. Everything else in a Llama-shaped model
 (norms, rotary embedding, activations) works row by row already.
 
-Left out here: models with other layers than these, left-padded batches (padding moves a sequence's
-keys to other tiles), and training.
+Left out here: other layers, left-padded batches (padding moves keys to other tiles), training.
 """
 
 from __future__ import annotations

@@ -258,7 +258,8 @@ class Router:
         self.cache.lock(match.node)
         self.page_manager.retain(match.pages)
         n_own = n_pages - len(match.pages)
-        self.cache.evict(max(0, n_own - self.page_manager.n_free))
+        if n_own > self.page_manager.n_free:
+            self.cache.evict(n_own - self.page_manager.n_free)
         own = self.page_manager.allocate(n_own)
         return Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
 
