@@ -43,13 +43,13 @@ verify: model
 	"$(PY)" -m radix_lib --exact $(ARGS)
 
 refresh: model
-	"$(PY)" tests/notebooks/refresh.py $(ARGS)
+	"$(PY)" tests/tools/refresh.py $(ARGS)
 
 gallery: environment
-	"$(PY)" tests/gallery/make.py $(ARGS)
+	"$(PY)" tests/tools/gallery.py $(ARGS)
 
 bench: model
-	"$(PY)" tests/benchmarks/bench_executor.py
+	"$(PY)" tests/tools/benchmarks/bench_executor.py
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,9 +6,10 @@ import pytest
 
 OTHER_MODEL = os.environ.get("RADIX_LIB_MODEL")
 
-#: CPU seconds of a notebook, its kernel and what that starts. The course allows a minute on two
-#: quiet cores; this is twice that, since threads that wait for each other on a busy machine burn
-#: CPU as well. A clock would count all that the machine has to do.
+#: CPU seconds of a notebook, its kernel and what that starts. The course allows a
+#: minute on two quiet cores; this is twice that, since threads that wait for each other
+#: on a busy machine burn CPU as well. A clock would count all that the machine has to
+#: do.
 BUDGET = 240
 
 spent: dict[str, float] = {}
@@ -23,16 +24,21 @@ def pytest_report_header():
 def pytest_collection_modifyitems(items):
     """With another model than the default the notebooks run, but cannot be compared."""
     for item in items:
-        if OTHER_MODEL and hasattr(item, "cell"):  # a notebook's cell, as nbval collects it
+        # a notebook's cell, as nbval collects it
+        if OTHER_MODEL and hasattr(item, "cell"):
             item.options["check"] = False
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """After the last cell of a notebook nbval ends the kernel, and its time is known."""
+    """After the last cell of a notebook nbval ends the kernel, and its time is
+    known.
+    """
     before = _ended_children()
     result = yield
-    if hasattr(item, "cell") and (nextitem is None or nextitem.parent is not item.parent):
+    if hasattr(item, "cell") and (
+        nextitem is None or nextitem.parent is not item.parent
+    ):
         notebook = str(item.path.relative_to(item.config.rootpath))
         spent[notebook] = _ended_children() - before
         assert spent[notebook] <= BUDGET or OTHER_MODEL, (

@@ -1,35 +1,43 @@
-"""RadixAttention, step by step: the prefix cache of SGLang, built on a real language model.
+"""RadixAttention, step by step: the prefix cache of SGLang, built on a real language
+model.
 
-Names are imported when they are first used, so that the control plane starts without torch.
+Names are imported when they are first used, so that the control plane starts without
+torch.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from radix_lib._door import door
+
+if TYPE_CHECKING:
+    from radix_lib.batch_invariance import batch_invariant as batch_invariant
+    from radix_lib.equality import compare_logits as compare_logits
+    from radix_lib.executor import AttentionExecutor as AttentionExecutor
+    from radix_lib.model_loader import load_model as load_model
+    from radix_lib.page_manager import KVPool as KVPool
+    from radix_lib.page_manager import OutOfPages as OutOfPages
+    from radix_lib.page_manager import PageManager as PageManager
+    from radix_lib.radix_cache import RadixCache as RadixCache
+    from radix_lib.radix_model import RadixAttentionModel as RadixAttentionModel
+    from radix_lib.radix_tree import RadixTree as RadixTree
+    from radix_lib.router import Namespace as Namespace
+    from radix_lib.router import Router as Router
+else:
+    _HOME = {
+        "load_model": "model_loader",
+        "RadixTree": "radix_tree",
+        "PageManager": "page_manager",
+        "KVPool": "page_manager",
+        "OutOfPages": "page_manager",
+        "RadixCache": "radix_cache",
+        "Namespace": "router",
+        "Router": "router",
+        "AttentionExecutor": "executor",
+        "RadixAttentionModel": "radix_model",
+        "compare_logits": "equality",
+        "batch_invariant": "batch_invariance",
+    }
+    __all__ = list(_HOME)
+    __getattr__, __dir__ = door(__name__, _HOME)
 
 __version__ = "0.1.0"
-
-_HOME = {
-    "load_model": "model_loader",
-    "RadixTree": "radix_tree",
-    "PageManager": "page_manager",
-    "KVPool": "page_manager",
-    "OutOfPages": "page_manager",
-    "RadixCache": "radix_cache",
-    "Namespace": "router",
-    "Router": "router",
-    "AttentionExecutor": "executor",
-    "RadixAttentionModel": "radix_model",
-    "compare_logits": "equality",
-    "batch_invariant": "batch_invariance",
-}
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'radix_lib' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"radix_lib.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -2,7 +2,8 @@
 
 The baseline is always their forward and their `generate`, never code of ours.
 
-Left out here: arithmetic that makes them equal in every cache state (`batch_invariance`).
+Left out here: arithmetic that makes them equal in every cache state
+(`batch_invariance`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ class Comparison(NamedTuple):
     n_differing: int  # numbers of which at least one bit differs
     same_argmax: int  # rows whose largest logit is the same token's ...
     rows: int  # ... of so many
-    first_difference: tuple[int, ...] | None  # the index of the first number that differs
+    # the index of the first number that differs
+    first_difference: tuple[int, ...] | None
 
     def __str__(self) -> str:
         verdict = (
-            "bitwise equal" if self.bitwise else f"first difference at {self.first_difference}"
+            "bitwise equal"
+            if self.bitwise
+            else f"first difference at {self.first_difference}"
         )
         return (
             f"{verdict}: max |Δ| {self.max_abs_diff:.1e}, "
@@ -39,10 +43,11 @@ class Comparison(NamedTuple):
 def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
     """Compare two tensors of one shape and dtype, number by number and bit by bit.
 
-    Bits are compared as integers, so that 0.0 and -0.0 differ and a NaN equals itself. Raises
-    ValueError where shape or dtype differ: there is nothing to compare then.
+    Bits are compared as integers, so that 0.0 and -0.0 differ and a NaN equals itself.
+    Raises ValueError where shape or dtype differ: there is nothing to compare then.
 
-    >>> compare_logits(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])).first_difference
+    >>> ours, theirs = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])
+    >>> compare_logits(ours, theirs).first_difference
     (1,)
     """
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype or ours.ndim == 0:
@@ -56,7 +61,9 @@ def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
     same_argmax = ours.argmax(-1) == theirs.argmax(-1)
     return Comparison(
         bitwise=n_differing == 0,
-        max_abs_diff=float((ours.double() - theirs.double()).abs().max()) if ours.numel() else 0.0,
+        max_abs_diff=float((ours.double() - theirs.double()).abs().max())
+        if ours.numel()
+        else 0.0,
         n_differing=n_differing,
         same_argmax=int(same_argmax.sum()),
         rows=same_argmax.numel(),
@@ -65,14 +72,18 @@ def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
 
 
 @torch.inference_mode()
-def baseline_logits(model: Any, tokens: Sequence[int], *, all_logits: bool = False) -> Tensor:
+def baseline_logits(
+    model: Any, tokens: Sequence[int], *, all_logits: bool = False
+) -> Tensor:
     """Hugging Face's forward over the whole prompt, without any cache.
 
-    Returns the logits after the last token, [vocabulary], or with `all_logits` after each of them,
-    [tokens, vocabulary].
+    Returns the logits after the last token, [vocabulary], or with `all_logits` after
+    each of them, [tokens, vocabulary].
     """
     token_ids = torch.tensor([list(tokens)], device=model.device)
-    logits: Tensor = model(token_ids, use_cache=False, logits_to_keep=0 if all_logits else 1).logits
+    logits: Tensor = model(
+        token_ids, use_cache=False, logits_to_keep=0 if all_logits else 1
+    ).logits
     return logits[0] if all_logits else logits[0, -1]
 
 
@@ -81,7 +92,8 @@ def baseline_generate(
 ) -> tuple[list[int], Tensor]:
     """Hugging Face's greedy `generate`: the new token ids, and the logits of each step.
 
-    The logits are [new tokens, vocabulary]. It ends at the model's own end tokens and at `stop`.
+    The logits are [new tokens, vocabulary]. It ends at the model's own end tokens and
+    at `stop`.
     """
     token_ids = torch.tensor([list(tokens)], device=model.device)
     ends = model.generation_config.eos_token_id

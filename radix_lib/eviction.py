@@ -1,9 +1,10 @@
 """Chapter 04: what to evict next. Policies, and a heap that need not be rebuilt.
 
-SGLang 0.5.9 builds a heap of all evictable leaves at every call of `evict`, so an eviction costs
-more the more leaves there are (`mem_cache/radix_cache.py`, `evict`). Here a leaf enters the heap
-when it becomes evictable; an entry that is out of date is recognised by its serial number and
-dropped when it surfaces, or when such entries outnumber the live ones.
+SGLang 0.5.9 builds a heap of all evictable leaves at every call of `evict`, so an
+eviction costs more the more leaves there are (`mem_cache/radix_cache.py`, `evict`).
+Here a leaf enters the heap when it becomes evictable; an entry that is out of date is
+recognised by its serial number and dropped when it surfaces, or when such entries
+outnumber the live ones.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ POLICIES: dict[str, Callable[[Evictable], Any]] = {
 
 
 class EvictionHeap:
-    """The evictable leaves, in the order of a policy. Add, discard and pop cost O(log n)."""
+    """The evictable leaves, in the order of a policy. Add, discard and pop cost O(log
+    n).
+    """
 
     def __init__(self, policy: str):
         if policy not in POLICIES:
-            raise ValueError(f"no eviction policy {policy!r}: choose from {', '.join(POLICIES)}")
+            raise ValueError(
+                f"no eviction policy {policy!r}: choose from {', '.join(POLICIES)}"
+            )
         self._priority = POLICIES[policy]
         self.clear()
 
@@ -50,7 +55,9 @@ class EvictionHeap:
         return self._live
 
     def add(self, node: Evictable) -> None:
-        """Enter a node at its present priority, in place of an entry that it may have."""
+        """Enter a node at its present priority, in place of an entry that it may
+        have.
+        """
         self.discard(node)
         self._serial += 1
         self._live += 1

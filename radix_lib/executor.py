@@ -1,14 +1,14 @@
 """Chapter 06: the executor, the data plane. Attention over cached and new K/V.
 
-Only new tokens run through the model. Their queries attend to the K/V that the page table lists,
-cached and new alike, at their true positions. The layers, the rotary embedding and the attention
-function are Hugging Face's own, called in their order, so that a cold prompt is computed by the
-very operations of their forward.
+Only new tokens run through the model. Their queries attend to the K/V that the page
+table lists, cached and new alike, at their true positions. The layers, the rotary
+embedding and the attention function are Hugging Face's own, called in their order, so
+that a cold prompt is computed by the very operations of their forward.
 
-Left out here: which pages to use (chapter 05), what to do with logits (chapter 07), and reading
-K/V through the page table inside the attention kernel, as production does: plain PyTorch has to
-gather them first.
-Source: SGLang 0.5.9, `forward_extend` and `forward_decode` of `layers/attention/`.
+Left out here: which pages to use (chapter 05), what to do with logits (chapter 07), and
+reading K/V through the page table inside the attention kernel, as production does:
+plain PyTorch has to gather them first. Source: SGLang 0.5.9, `forward_extend` and
+`forward_decode` of `layers/attention/`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from radix_lib.radix_tree import Pages
 
 
 class Chunk(NamedTuple):
-    """New tokens of one sequence. K/V of every token before `start` must lie in its pages."""
+    """New tokens of one sequence. K/V of every token before `start` must lie in its
+    pages.
+    """
 
     tokens: Sequence[int]
     start: int  # the position of the first of them
@@ -37,13 +39,16 @@ class Chunk(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Sequences that attend in one call: a single one, or several with one new token each."""
+    """Sequences that attend in one call: a single one, or several with one new token
+    each.
+    """
 
     rows: Tensor | slice  # which of the packed tokens, [sequences × new tokens]
     page_tables: Tensor  # [sequences, pages]
     cached: bool  # whether K/V must be read from pages; a cold prompt has them at hand
     length: int  # tokens of the longest sequence, old and new
-    mask: Tensor | None  # [sequences, 1, new tokens, length], True where attention may look
+    # [sequences, 1, new tokens, length], True where attention may look
+    mask: Tensor | None
 
 
 class Batch(NamedTuple):
@@ -70,8 +75,9 @@ class AttentionExecutor:
     def forward(self, chunks: Sequence[Chunk], *, all_logits: bool = False) -> Tensor:
         """Compute the tokens of `chunks`, write their K/V, and return logits.
 
-        Returns [chunks, vocabulary], those after the last token of each chunk, or with `all_logits`
-        [tokens, vocabulary]. Raises ValueError for an empty chunk, or one too long for its pages.
+        Returns [chunks, vocabulary], those after the last token of each chunk, or with
+        `all_logits` [tokens, vocabulary]. Raises ValueError for an empty chunk, or one
+        too long for its pages.
         """
         batch = self.pack(chunks)
         self._clear_tails(chunks)
@@ -88,7 +94,9 @@ class AttentionExecutor:
     def forward_layer_with_cached_prefix(
         self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch
     ) -> Tensor:
-        """One decoder layer over the new tokens only. `hidden` is [1, tokens, hidden size]."""
+        """One decoder layer over the new tokens only. `hidden` is [1, tokens, hidden
+        size].
+        """
         block = self.decoder.layers[layer]
         attention = block.self_attn
         normed = block.input_layernorm(hidden)
@@ -99,7 +107,9 @@ class AttentionExecutor:
         if hasattr(attention, "q_norm"):  # Qwen3
             q, k = attention.q_norm(q), attention.k_norm(k)
         q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *rotary)
-        attended = self.compute_attention_with_cached_kv(layer, q, k, v.transpose(1, 2), batch)
+        attended = self.compute_attention_with_cached_kv(
+            layer, q, k, v.transpose(1, 2), batch
+        )
         hidden = hidden + attention.o_proj(attended)
         output: Tensor = hidden + block.mlp(block.post_attention_layernorm(hidden))
         return output
@@ -109,47 +119,69 @@ class AttentionExecutor:
     ) -> Tensor:
         """Write new K/V into their pages and attend, group by group, to old and new.
 
-        `q` is [1, heads, tokens, head_dim], `k` and `v` are [1, kv_heads, tokens, head_dim];
-        returns [1, tokens, heads × head_dim].
+        `q` is [1, heads, tokens, head_dim], `k` and `v` are [1, kv_heads, tokens,
+        head_dim]; returns [1, tokens, heads × head_dim].
         """
         self.pool.write(layer, batch.slots, k[0], v[0])
         attended = [self._attend(layer, q, k, v, group) for group in batch.groups]
-        return attended[0] if len(attended) == 1 else torch.cat(attended, 1)[:, batch.unsort]
+        return (
+            attended[0]
+            if len(attended) == 1
+            else torch.cat(attended, 1)[:, batch.unsort]
+        )
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
-        """Attention of one group's rows, [1, rows, heads × head_dim]; other shapes as above."""
+    def _attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, group: Group
+    ) -> Tensor:
+        """Attention of one group's rows, [1, rows, heads × head_dim]; other shapes as
+        above.
+        """
         n_sequences = len(group.page_tables)
         q, k, v = (x[:, :, group.rows] for x in (q, k, v))
-        if n_sequences > 1:  # one new token each: tokens become the batch that attention runs over
+        # one new token each: tokens become the batch that attention runs over
+        if n_sequences > 1:
             q = q.permute(2, 1, 0, 3)
         if group.cached:
             gathered = self.pool.gather(layer, group.page_tables.flatten())
-            by_sequence = gathered.view(n_sequences, -1, *gathered.shape[1:])[:, : group.length]
-            k, v = by_sequence.permute(2, 0, 3, 1, 4)  # [sequences, kv_heads, length, head_dim]
+            by_sequence = gathered.view(n_sequences, -1, *gathered.shape[1:])[
+                :, : group.length
+            ]
+            # [sequences, kv_heads, length, head_dim]
+            k, v = by_sequence.permute(2, 0, 3, 1, 4)
         module = self.decoder.layers[layer].self_attn
-        attended, _ = sdpa_attention_forward(module, q, k, v, group.mask, scaling=module.scaling)
+        attended, _ = sdpa_attention_forward(
+            module, q, k, v, group.mask, scaling=module.scaling
+        )
         return attended.reshape(1, -1, q.shape[1] * q.shape[3])
 
     def pack(self, chunks: Sequence[Chunk]) -> Batch:
-        """Lay chunks out in one row and work out, once for all layers, where everything is.
+        """Lay chunks out in one row and work out, once for all layers, where everything
+        is.
 
-        Sequences with one new token form one group; every longer chunk is a group of its own.
+        Sequences with one new token form one group; every longer chunk is a group of
+        its own.
         """
         self._check(chunks)
         page_size = self.pool.page_size
         positions = [np.arange(c.start, c.start + len(c.tokens)) for c in chunks]
-        slots = np.concatenate([
-            c.page_table[at // page_size] * page_size + at % page_size
-            for c, at in zip(chunks, positions, strict=True)
-        ])  # fmt: skip
+        slots = np.concatenate(
+            [
+                c.page_table[at // page_size] * page_size + at % page_size
+                for c, at in zip(chunks, positions, strict=True)
+            ]
+        )
         if len(np.unique(slots)) < len(slots):
-            raise ValueError("two tokens of this batch would be written to the same slot")
+            raise ValueError(
+                "two tokens of this batch would be written to the same slot"
+            )
         ends = np.cumsum([len(c.tokens) for c in chunks])
         singles = [i for i, c in enumerate(chunks) if len(c.tokens) == 1]
         members = [[i] for i, c in enumerate(chunks) if len(c.tokens) > 1]
         members += [singles] * bool(singles)
         rows = [
-            np.concatenate([np.arange(ends[i] - len(chunks[i].tokens), ends[i]) for i in group])
+            np.concatenate(
+                [np.arange(ends[i] - len(chunks[i].tokens), ends[i]) for i in group]
+            )
             for group in members
         ]
         return Batch(
@@ -173,16 +205,20 @@ class AttentionExecutor:
         for row, chunk in zip(tables, chunks, strict=True):
             n_own = -(-(chunk.start + n_new) // self.pool.page_size)
             row[:n_own] = chunk.page_table[:n_own]
-            row[n_own:] = row[0]  # read and masked; another's page may hold NaN, and 0 × NaN is NaN
+            # read and masked; another's page may hold NaN, and 0 × NaN is NaN
+            row[n_own:] = row[0]
         cached = length > n_new
         ragged = bool((starts != starts[0]).any())
         mask = None
-        if ragged or (cached and n_new > 1):  # else all of it, or what `is_causal` means
+        # else all of it, or what `is_causal` means
+        if ragged or (cached and n_new > 1):
             last = starts[:, None, None, None] + np.arange(n_new)[:, None]
             mask = self._tensor(np.arange(length) <= last)
         contiguous = slice(int(rows[0]), int(rows[-1]) + 1)
         return Group(
-            rows=contiguous if len(rows) == rows[-1] - rows[0] + 1 else self._tensor(rows),
+            rows=contiguous
+            if len(rows) == rows[-1] - rows[0] + 1
+            else self._tensor(rows),
             page_tables=self._tensor(tables),
             cached=cached or len(chunks) > 1,
             length=length,
@@ -190,7 +226,9 @@ class AttentionExecutor:
         )
 
     def _clear_tails(self, chunks: Sequence[Chunk]) -> None:
-        """Clear the pages that chunks begin and do not fill: a later mask cannot hide a NaN."""
+        """Clear the pages that chunks begin and do not fill: a later mask cannot hide a
+        NaN.
+        """
         page_size = self.pool.page_size
         for chunk in chunks:
             last, n_filled = divmod(chunk.start + len(chunk.tokens), page_size)
@@ -200,7 +238,10 @@ class AttentionExecutor:
     def _check(self, chunks: Sequence[Chunk]) -> None:
         if not chunks:
             raise ValueError("a batch has at least one chunk")
-        n_pages, vocab_size = self.pool.data.shape[1], self.decoder.embed_tokens.num_embeddings
+        n_pages, vocab_size = (
+            self.pool.data.shape[1],
+            self.decoder.embed_tokens.num_embeddings,
+        )
         for i, (tokens, start, page_table) in enumerate(chunks):
             room = len(page_table) * self.pool.page_size
             if not len(tokens) or not 0 <= start <= room - len(tokens):
@@ -208,10 +249,15 @@ class AttentionExecutor:
                     f"chunk {i}: new tokens: {len(tokens)}, from position {start}; at least one is "
                     f"needed, and all must fit in {len(page_table)} pages of {self.pool.page_size}"
                 )
-            for what, ids, limit in (("token", tokens, vocab_size), ("page", page_table, n_pages)):
+            for what, ids, limit in (
+                ("token", tokens, vocab_size),
+                ("page", page_table, n_pages),
+            ):
                 wrong = [n for n in (np.min(ids), np.max(ids)) if not 0 <= n < limit]
                 if wrong:
-                    raise ValueError(f"chunk {i}: {what} {wrong[0]} is not one of the {limit}")
+                    raise ValueError(
+                        f"chunk {i}: {what} {wrong[0]} is not one of the {limit}"
+                    )
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(values, device=self.pool.data.device)

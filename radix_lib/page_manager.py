@@ -1,8 +1,8 @@
 """Chapter 03: the page manager. Physical pages for K/V, and who holds them.
 
-`PageManager` is bookkeeping alone: page ids, reference counts and a free list in integer arrays.
-`KVPool` is memory alone: one tensor for all layers. They share nothing but the meaning of a page
-id, so the control plane runs without a tensor.
+`PageManager` is bookkeeping alone: page ids, reference counts and a free list in
+integer arrays. `KVPool` is memory alone: one tensor for all layers. They share nothing
+but the meaning of a page id, so the control plane runs without a tensor.
 
 Left out here: which tokens a page belongs to (chapters 02 and 04).
 Source: SGLang 0.5.9, `mem_cache/allocator.py` and `mem_cache/memory_pool.py`.
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class OutOfPages(RuntimeError):
-    """More pages were asked for than there are: `needed`, `free` and `evictable` say how many."""
+    """More pages were asked for than there are: `needed`, `free` and `evictable` say
+    how many.
+    """
 
     def __init__(self, needed: int, free: int, evictable: int = 0):
         super().__init__(
@@ -54,9 +56,12 @@ class PageManager:
         self.rebuild(np.zeros(n_pages, np.int32))
 
     def rebuild(self, ref_counts: NDArray[np.int32]) -> None:
-        """Start again from `ref_counts`, one number a page: whatever nobody holds is free."""
+        """Start again from `ref_counts`, one number a page: whatever nobody holds is
+        free.
+        """
         self.ref_counts = ref_counts
-        # A stack: its first `n_free` entries are free, and the last of them goes out next.
+        # A stack: its first `n_free` entries are free, and the last of them goes out
+        # next.
         self._free = np.zeros(self.n_pages, np.int64)
         unheld = np.flatnonzero(ref_counts == 0)[::-1]
         self.n_free = len(unheld)
@@ -67,7 +72,9 @@ class PageManager:
         return -(-n_tokens // self.page_size)
 
     def allocate(self, n_pages: int) -> Pages:
-        """Take `n_pages` free pages, each with one holder. Raises OutOfPages, taking none."""
+        """Take `n_pages` free pages, each with one holder. Raises OutOfPages, taking
+        none.
+        """
         if n_pages < 0:
             raise ValueError(f"{n_pages} pages cannot be allocated")
         if n_pages > self.n_free:
@@ -84,7 +91,8 @@ class PageManager:
         self.ref_counts[pages] = counts + 1
 
     def release(self, pages: Pages) -> None:
-        """Take a holder from each of `pages`; those without any are free. No page may repeat.
+        """Take a holder from each of `pages`; those without any are free. No page may
+        repeat.
 
         Raises ValueError if one of them is free already.
         """
@@ -96,36 +104,53 @@ class PageManager:
             self.n_free += n_freed
 
     def held(self, pages: Pages) -> NDArray[np.int32]:
-        """The number of holders of each of `pages`. Raises ValueError if one of them is free."""
-        if len(pages) and pages[pages.argmin()] < 0:  # numpy would count it from the end
+        """The number of holders of each of `pages`. Raises ValueError if one of them is
+        free.
+        """
+        # numpy would count it from the end
+        if len(pages) and pages[pages.argmin()] < 0:
             raise ValueError(f"page {pages.min()} does not exist")
         counts = self.ref_counts[pages]
-        if np.count_nonzero(counts) < len(pages):  # a third of the time that `all` takes
+        # a third of the time that `all` takes
+        if np.count_nonzero(counts) < len(pages):
             raise ValueError(f"page {pages[counts == 0][0]} is free: nobody holds it")
         return counts
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the free list and the counts do not tell the same story."""
+        """Raise AssertionError if the free list and the counts do not tell the same
+        story.
+        """
         free = self._free[: self.n_free]
         assert (self.ref_counts >= 0).all(), "a count is negative"
         assert len(np.unique(free)) == self.n_free, "a page is on the free list twice"
-        assert (self.ref_counts[free] == 0).all(), "a page on the free list has a holder"
-        assert self.n_free == int((self.ref_counts == 0).sum()), "a page without holder is lost"
+        assert (self.ref_counts[free] == 0).all(), (
+            "a page on the free list has a holder"
+        )
+        assert self.n_free == int((self.ref_counts == 0).sum()), (
+            "a page without holder is lost"
+        )
 
 
 class KVPool:
     """The K/V of every page of every layer, in one tensor that is allocated once.
 
-    `data` is [layers, n_pages, page_size, 2, kv_heads, head_dim]; index 0 of the fourth axis is K,
-    1 is V. What a page holds in a layer lies in one piece, so that gathering pages is copying a few
-    large blocks, and attention reads the copy as it is. A page id addresses the same page in every
-    layer.
+    `data` is [layers, n_pages, page_size, 2, kv_heads, head_dim]; index 0 of the fourth
+    axis is K, 1 is V. What a page holds in a layer lies in one piece, so that gathering
+    pages is copying a few large blocks, and attention reads the copy as it is. A page
+    id addresses the same page in every layer.
     """
 
     def __init__(
-        self, n_layers: int, kv_heads: int, head_dim: int, n_pages: int, page_size: int, *,
-        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-    ):  # fmt: skip
+        self,
+        n_layers: int,
+        kv_heads: int,
+        head_dim: int,
+        n_pages: int,
+        page_size: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
         import torch  # only who stores K/V pays for the import
 
         shape = (n_layers, n_pages, page_size, 2, kv_heads, head_dim)
@@ -133,10 +158,14 @@ class KVPool:
         self.page_size = page_size
 
     def get_page(self, layer: int, page: int) -> torch.Tensor:
-        """K and V of one page in one layer, [2, kv_heads, page_size, head_dim]: a view, no copy."""
+        """K and V of one page in one layer, [2, kv_heads, page_size, head_dim]: a view,
+        no copy.
+        """
         return self.data[layer, page].permute(1, 2, 0, 3)
 
-    def write(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    def write(
+        self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> None:
         """Store `k` and `v`, each [kv_heads, tokens, head_dim], at `slots`, [tokens].
 
         The slot of a token is its page id × page_size + its place in the page.
@@ -146,7 +175,9 @@ class KVPool:
         by_slot[:, 1].index_copy_(0, slots, v.transpose(0, 1))
 
     def gather(self, layer: int, page_table: torch.Tensor) -> torch.Tensor:
-        """K and V of the pages listed, [len(page_table) × page_size, 2, kv_heads, head_dim]."""
+        """K and V of the pages listed, [len(page_table) × page_size, 2, kv_heads,
+        head_dim].
+        """
         return self.data[layer].index_select(0, page_table).flatten(0, 1)
 
     def copy_page(self, source: int, target: int) -> None:

@@ -1,11 +1,13 @@
-"""Chapter 04: the radix cache, a radix tree whose pages are counted, locked and evicted.
+"""Chapter 04: the radix cache, a radix tree whose pages are counted, locked and
+evicted.
 
-The tree is a holder of each of its pages, like any lease. A node that a request relies on is
-locked, together with the path to it; what is not locked may be evicted, leaves first.
+The tree is a holder of each of its pages, like any lease. A node that a request relies
+on is locked, together with the path to it; what is not locked may be evicted, leaves
+first.
 
-Left out here: the life of a request (chapter 05).
-Source: SGLang 0.5.9, `mem_cache/radix_cache.py`. Different by design: eviction takes pages from
-the end of a leaf, as many as are needed, where SGLang drops whole leaves.
+Left out here: the life of a request (chapter 05). Source: SGLang 0.5.9,
+`mem_cache/radix_cache.py`. Different by design: eviction takes pages from the end of a
+leaf, as many as are needed, where SGLang drops whole leaves.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ from radix_lib.radix_tree import NO_PAGES, Match, Pages, RadixTree, TreeNode
 
 
 class CacheNode(TreeNode):
-    """A tree node with the number of leases whose path crosses it, and what a policy asks."""
+    """A tree node with the number of leases whose path crosses it, and what a policy
+    asks.
+    """
 
     __slots__ = ("lock_ref", "last_access", "created", "hits", "entry")
     parent: CacheNode | None
 
-    def __init__(self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable):
+    def __init__(
+        self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable
+    ):
         super().__init__(key, pages, parent, namespace)
         self.lock_ref = self.last_access = self.created = self.hits = self.entry = 0
 
@@ -98,7 +104,9 @@ class RadixCache(RadixTree):
         return match
 
     def lock(self, node: CacheNode) -> None:
-        """Protect `node` and the path to it from eviction. Roots have nothing to protect."""
+        """Protect `node` and the path to it from eviction. Roots have nothing to
+        protect.
+        """
         at = node
         while at.parent is not None:
             if at.lock_ref == 0:
@@ -111,7 +119,9 @@ class RadixCache(RadixTree):
     def unlock(self, node: CacheNode) -> None:
         """Take back one `lock`. Raises ValueError if the node is not locked."""
         if node.parent is not None and node.lock_ref == 0:
-            raise ValueError(f"a node of {len(node.pages)} pages is not locked: unlocked twice?")
+            raise ValueError(
+                f"a node of {len(node.pages)} pages is not locked: unlocked twice?"
+            )
         at = node
         while at.parent is not None:
             at.lock_ref -= 1
@@ -144,7 +154,9 @@ class RadixCache(RadixTree):
         return pages
 
     def _shorten(self, leaf: CacheNode, keep: int) -> None:
-        """Leave the first `keep` pages of a leaf; without any, its parent may become a leaf."""
+        """Leave the first `keep` pages of a leaf; without any, its parent may become a
+        leaf.
+        """
         if keep:
             leaf.key, leaf.pages = leaf.key[: keep * self.page_bytes], leaf.pages[:keep]
             self._heap.add(leaf)
@@ -155,7 +167,8 @@ class RadixCache(RadixTree):
         if parent.children:
             return
         if parent.parent is None:
-            del self.roots[parent.namespace]  # a namespace that holds nothing costs nothing
+            # a namespace that holds nothing costs nothing
+            del self.roots[parent.namespace]
         elif parent.lock_ref == 0:
             self._heap.add(parent)
 
@@ -174,11 +187,14 @@ class RadixCache(RadixTree):
             at.last_access = self._clock
             at.hits += hits
             at = at.parent
-        if node.entry and not is_new:  # an evictable leaf has a new place in the policy's order
+        # an evictable leaf has a new place in the policy's order
+        if node.entry and not is_new:
             self._heap.add(node)
 
     def rebuild(self, locked: Iterable[CacheNode]) -> None:
-        """Work out anew all that follows from the tree and the nodes locked, one entry a lease."""
+        """Work out anew all that follows from the tree and the nodes locked, one entry
+        a lease.
+        """
         self._heap.clear()
         for root in [root for root in self.roots.values() if not root.children]:
             del self.roots[root.namespace]
@@ -192,9 +208,11 @@ class RadixCache(RadixTree):
             self.lock(node)
 
     def check_integrity(self, holders: Iterable[CacheNode] | None = None) -> None:
-        """Raise AssertionError if an invariant of the tree, the locks or the sizes is broken.
+        """Raise AssertionError if an invariant of the tree, the locks or the sizes is
+        broken.
 
-        With `holders`, the nodes that are locked, one entry a lease, the locks are counted too.
+        With `holders`, the nodes that are locked, one entry a lease, the locks are
+        counted too.
         """
         super().check_integrity()
         if holders is not None:
@@ -211,15 +229,19 @@ class RadixCache(RadixTree):
             assert (self.page_manager.ref_counts[node.pages] > 0).all(), (
                 "the tree lists a free page"
             )
-            assert all(child.lock_ref <= node.lock_ref for child in node.children.values()), (
-                "a locked node hangs below one that is not"
-            )
+            assert all(
+                child.lock_ref <= node.lock_ref for child in node.children.values()
+            ), "a locked node hangs below one that is not"
             if node.lock_ref:
                 locked += len(node.pages)
             else:
                 evictable += len(node.pages)
             waiting = not node.children and not node.lock_ref
-            assert bool(node.entry) == waiting, "the heap holds other nodes than evictable leaves"
+            assert bool(node.entry) == waiting, (
+                "the heap holds other nodes than evictable leaves"
+            )
             leaves += waiting
-        assert (evictable, locked) == (self.n_evictable, self.n_locked), "the sizes are wrong"
+        assert (evictable, locked) == (self.n_evictable, self.n_locked), (
+            "the sizes are wrong"
+        )
         assert leaves == len(self._heap), "the heap has lost count"

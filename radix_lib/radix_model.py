@@ -1,7 +1,8 @@
 """Chapter 07: generation. A model that answers requests out of a shared prefix cache.
 
-Prefill computes what the cache lacks; decode writes one more token a sequence into its pages; when
-a request ends, its pages, those of the answer included, serve whoever comes next.
+Prefill computes what the cache lacks; decode writes one more token a sequence into its
+pages; when a request ends, its pages, those of the answer included, serve whoever comes
+next.
 
 Left out here: who is served when, and requests that join a running batch (chapter 08).
 """
@@ -23,7 +24,8 @@ from radix_lib.page_manager import KVPool, PageManager
 from radix_lib.radix_cache import RadixCache, Usage
 from radix_lib.router import Lease, Router
 
-#: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids.
+#: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token
+#: ids.
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 
 
@@ -41,10 +43,11 @@ class Generation(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: greedily, or above `temperature` 0 drawn at random with `seed`.
+    """How tokens are chosen: greedily, or above `temperature` 0 drawn at random with
+    `seed`.
 
-    They are drawn from the smallest set whose probability is at least `top_p`. `stop` are token
-    ids that end an answer. Raises ValueError for what is out of range.
+    They are drawn from the smallest set whose probability is at least `top_p`. `stop`
+    are token ids that end an answer. Raises ValueError for what is out of range.
     """
 
     temperature: float = 0.0
@@ -65,7 +68,8 @@ class Sampling:
             return int(logits.argmax())
         scaled = logits.cpu().double() / self.temperature
         probabilities, order = scaled.softmax(-1).sort(descending=True)
-        # Keep a token while those before it have less than top_p: the first is always kept.
+        # Keep a token while those before it have less than top_p: the first is always
+        # kept.
         probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
         return int(order[torch.multinomial(probabilities, 1, generator=random)])
 
@@ -84,19 +88,27 @@ class Stats(NamedTuple):
 class RadixAttentionModel:
     """A language model with a radix cache in front of it.
 
-    `n_pages` pages of `page_size` tokens hold the K/V of running requests and of the cache alike.
+    `n_pages` pages of `page_size` tokens hold the K/V of running requests and of the
+    cache alike.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, page_size: int = 16, n_pages: int = 512,
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        page_size: int = 16,
+        n_pages: int = 512,
         policy: str = "lru",
-    ):  # fmt: skip
+    ):
         config = model.config
         self.model = model
         self.tokenizer = tokenizer
         self.cache = RadixCache(PageManager(n_pages, page_size), policy)
         n_positions = config.max_position_embeddings
-        self.router = Router(self.cache, vocab_size=config.vocab_size, max_tokens=n_positions)
+        self.router = Router(
+            self.cache, vocab_size=config.vocab_size, max_tokens=n_positions
+        )
         self.pool = KVPool(
             config.num_hidden_layers,
             config.num_key_value_heads,
@@ -107,14 +119,22 @@ class RadixAttentionModel:
             device=model.device,
         )
         self.executor = AttentionExecutor(model, self.pool)
-        self._prompt_tokens = self._cached_tokens = self._requests = self._decoded_tokens = 0
+        self._prompt_tokens = self._cached_tokens = self._requests = (
+            self._decoded_tokens
+        ) = 0
 
     @classmethod
     def from_pretrained(
-        cls, name: str | None = None, *, device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32, **pool: Any,
-    ) -> RadixAttentionModel:  # fmt: skip
-        """Load a model as `load_model` does; `pool` may name `page_size`, `n_pages`, `policy`."""
+        cls,
+        name: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **pool: Any,
+    ) -> RadixAttentionModel:
+        """Load a model as `load_model` does; `pool` may name `page_size`, `n_pages`,
+        `policy`.
+        """
         loaded = load_model(name, device=device, dtype=dtype)
         return cls(loaded.model, loaded.tokenizer, **pool)
 
@@ -130,23 +150,32 @@ class RadixAttentionModel:
         return list(prompt)  # type: ignore[arg-type]
 
     def prefill(
-        self, prompt: Prompt, *, namespace: Hashable = None, max_new_tokens: int = 0,
+        self,
+        prompt: Prompt,
+        *,
+        namespace: Hashable = None,
+        max_new_tokens: int = 0,
         chunk_tokens: int | None = None,
-    ) -> tuple[Lease, Tensor]:  # fmt: skip
-        """Compute what the cache lacks of a prompt, `chunk_tokens` at a time (None: all at once).
+    ) -> tuple[Lease, Tensor]:
+        """Compute what the cache lacks of a prompt, `chunk_tokens` at a time (None: all
+        at once).
 
-        Returns the lease, with room for `max_new_tokens`, and the logits after the last token,
-        [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds nothing.
+        Returns the lease, with room for `max_new_tokens`, and the logits after the last
+        token, [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds
+        nothing.
         """
         if chunk_tokens is not None and chunk_tokens != max(1, int(chunk_tokens)):
-            raise ValueError(f"chunk_tokens is a whole number from 1, not {chunk_tokens}")
+            raise ValueError(
+                f"chunk_tokens is a whole number from 1, not {chunk_tokens}"
+            )
         lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
         try:
             while pending := lease.pending[:chunk_tokens]:
                 chunk = Chunk(pending, lease.n_computed, lease.page_table)
                 logits = self.executor.forward([chunk])[0]
                 lease.advance(len(pending))
-                self.router.commit(lease)  # from here on others find it, before we answer
+                # from here on others find it, before we answer
+                self.router.commit(lease)
             self._requests += 1
             self._prompt_tokens += lease.n_tokens
             self._cached_tokens += lease.n_cached
@@ -156,16 +185,19 @@ class RadixAttentionModel:
         return lease, logits
 
     def decode_step(self, leases: Sequence[Lease], tokens: Sequence[int]) -> Tensor:
-        """Add one token to each sequence and return the logits after it, [sequences, vocabulary].
+        """Add one token to each sequence and return the logits after it, [sequences,
+        vocabulary].
 
-        Raises ValueError where a lease has no room left or its prompt is not computed; then, and
-        when interrupted in the model, no sequence has grown.
+        Raises ValueError where a lease has no room left or its prompt is not computed;
+        then, and when interrupted in the model, no sequence has grown.
         """
         self.router.checked_key(tokens)
         for lease in leases:
             self.router.check_live(lease)
             if lease.n_computed < lease.n_tokens:
-                raise ValueError(f"{lease.n_tokens - lease.n_computed} tokens are still to prefill")
+                raise ValueError(
+                    f"{lease.n_tokens - lease.n_computed} tokens are still to prefill"
+                )
         logits = self.executor.forward(
             [
                 Chunk([token], lease.n_computed, lease.page_table)
@@ -181,19 +213,24 @@ class RadixAttentionModel:
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease that goes on from the same tokens. Whole pages are shared.
 
-        The partial last page will be written by both, so the fork gets a copy of its own.
+        The partial last page will be written by both, so the fork gets a copy of its
+        own.
         """
         fork = self.router.fork(lease, max_new_tokens)
         try:
             tail = fork.n_shared
             if fork.n_computed > tail * self.pool.page_size:
-                self.pool.copy_page(int(lease.page_table[tail]), int(fork.page_table[tail]))
+                self.pool.copy_page(
+                    int(lease.page_table[tail]), int(fork.page_table[tail])
+                )
         except BaseException:
             self.router.cancel(fork)
             raise
         return fork
 
-    def generate(self, prompt: Prompt, max_new_tokens: int = 32, **options: Any) -> Generation:
+    def generate(
+        self, prompt: Prompt, max_new_tokens: int = 32, **options: Any
+    ) -> Generation:
         """Answer a prompt; `options` as for `stream`."""
         *_, last = self.stream(prompt, max_new_tokens, **options)
         return last
@@ -203,9 +240,10 @@ class RadixAttentionModel:
     ) -> Iterator[Generation]:
         """Answer a prompt, giving what there is of the answer after each token.
 
-        `options` are `namespace`, which says with whom pages may be shared, and the fields of
-        `Sampling`. The answer ends at `max_new_tokens`, at the model's own end token, or at one in
-        `stop`. Closed before that, what was committed stays and everything else is given back.
+        `options` are `namespace`, which says with whom pages may be shared, and the
+        fields of `Sampling`. The answer ends at `max_new_tokens`, at the model's own
+        end token, or at one in `stop`. Closed before that, what was committed stays and
+        everything else is given back.
         """
         for (answer,) in self._answers(prompt, 1, max_new_tokens, **options):
             yield answer
@@ -213,23 +251,34 @@ class RadixAttentionModel:
     def sample(
         self, prompt: Prompt, n: int, max_new_tokens: int = 32, **options: Any
     ) -> list[Generation]:
-        """`n` answers to one prompt, which is computed once; sample i is drawn with `seed` + i."""
+        """`n` answers to one prompt, which is computed once; sample i is drawn with
+        `seed` + i.
+        """
         *_, last = self._answers(prompt, n, max_new_tokens, **options)
         return last
 
     def _answers(
-        self, prompt: Prompt, n: int, max_new_tokens: int, *, namespace: Hashable = None,
+        self,
+        prompt: Prompt,
+        n: int,
+        max_new_tokens: int,
+        *,
+        namespace: Hashable = None,
         **options: Any,
-    ) -> Iterator[list[Generation]]:  # fmt: skip
+    ) -> Iterator[list[Generation]]:
         sampling = Sampling(**options)
         if n < 1 or max_new_tokens < 1:
-            raise ValueError(f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1")
+            raise ValueError(
+                f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1"
+            )
         began = time.perf_counter()
         self.router.checked_key(sampling.stop)
         ends = {*sampling.stop, *self._end_tokens()}
         random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(n)]
         with ExitStack() as held:
-            lease, logits = self.prefill(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
+            lease, logits = self.prefill(
+                prompt, namespace=namespace, max_new_tokens=max_new_tokens
+            )
             held.enter_context(lease)
             n_prompt, n_cached = lease.n_tokens, lease.n_cached
             leases = [lease]
@@ -245,9 +294,13 @@ class RadixAttentionModel:
                 seconds = time.perf_counter() - began
                 first_token_seconds = first_token_seconds or seconds
                 times = first_token_seconds, seconds
-                texts = [self.tokenizer.decode(a, skip_special_tokens=True) for a in answers]
+                texts = [
+                    self.tokenizer.decode(a, skip_special_tokens=True) for a in answers
+                ]
                 yield [
-                    Generation(text, [*tokens], n_prompt, n_cached, n_prompt - n_cached, *times)
+                    Generation(
+                        text, [*tokens], n_prompt, n_cached, n_prompt - n_cached, *times
+                    )
                     for text, tokens in zip(texts, answers, strict=True)
                 ]
                 for i in list(running):
@@ -264,12 +317,15 @@ class RadixAttentionModel:
         return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
     def flush(self) -> None:
-        """Forget all K/V, as is due after a change of weights: they are the former model's.
+        """Forget all K/V, as is due after a change of weights: they are the former
+        model's.
 
         Raises RuntimeError, forgetting nothing, while requests run.
         """
         if self.router.leases:
-            raise RuntimeError(f"still running: {len(self.router.leases)}; finish or cancel them")
+            raise RuntimeError(
+                f"still running: {len(self.router.leases)}; finish or cancel them"
+            )
         try:
             self.cache.evict(self.cache.n_evictable)
         finally:

@@ -1,8 +1,9 @@
 """Chapter 02: the radix tree, which finds the longest prefix that was seen before.
 
-Keys are packed once into bytes, four to a token, so that comparing two of them is one `memcmp`.
-Every edge holds whole pages, and a child is found by the *whole* first page of its edge: children
-that differ inside their first page are siblings, and no step ever stops in the middle of a page.
+Keys are packed once into bytes, four to a token, so that comparing two of them is one
+`memcmp`. Every edge holds whole pages, and a child is found by the *whole* first page
+of its edge: children that differ inside their first page are siblings, and no step ever
+stops in the middle of a page.
 
 Left out here: where the pages come from (chapter 03), locks and eviction (chapter 04).
 Source: SGLang 0.5.9, `mem_cache/radix_cache.py`.
@@ -23,7 +24,8 @@ NO_PAGES: Pages = np.empty(0, np.int64)
 
 
 def pack_tokens(tokens: Sequence[int] | bytes) -> bytes:
-    """Pack token ids into a key of `TOKEN_BYTES` bytes each; a key that is packed comes back as is.
+    """Pack token ids into a key of `TOKEN_BYTES` bytes each; a key that is packed comes
+    back as is.
 
     Raises ValueError for anything that is not a whole number from 0 to 2**32 - 1.
 
@@ -32,15 +34,20 @@ def pack_tokens(tokens: Sequence[int] | bytes) -> bytes:
     """
     if isinstance(tokens, bytes):
         if len(tokens) % TOKEN_BYTES:
-            raise ValueError(f"a key has {TOKEN_BYTES} bytes a token, not {len(tokens)} in all")
+            raise ValueError(
+                f"a key has {TOKEN_BYTES} bytes a token, not {len(tokens)} in all"
+            )
         return tokens
-    if hasattr(tokens, "tolist"):  # numpy and torch: converting at once beats an item at a time
+    # numpy and torch: converting at once beats an item at a time
+    if hasattr(tokens, "tolist"):
         tokens = tokens.tolist()
     try:
         return array("I", tokens).tobytes()
     except (TypeError, OverflowError) as error:
         items: list[Any] = list(tokens) if isinstance(tokens, Iterable) else [tokens]
-        bad = [t for t in items if not (isinstance(t, int | np.integer) and 0 <= t < 2**32)]
+        bad = [
+            t for t in items if not (isinstance(t, int | np.integer) and 0 <= t < 2**32)
+        ]
         raise ValueError(
             f"token ids are whole numbers from 0 to {2**32 - 1}, not {(bad or [tokens])[0]!r}"
         ) from error
@@ -56,15 +63,18 @@ def unpack_tokens(key: bytes) -> list[int]:
 
 
 class TreeNode:
-    """A node and the edge that leads to it: `key` holds the edge's tokens, `pages` their K/V.
+    """A node and the edge that leads to it: `key` holds the edge's tokens, `pages`
+    their K/V.
 
-    One page id stands for `page_size` tokens, so both have the same length in pages. The root of a
-    namespace has an empty key and no parent.
+    One page id stands for `page_size` tokens, so both have the same length in pages.
+    The root of a namespace has an empty key and no parent.
     """
 
     __slots__ = ("key", "pages", "children", "parent", "namespace")
 
-    def __init__(self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable):
+    def __init__(
+        self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable
+    ):
         self.key = key
         self.pages = pages
         self.children: dict[bytes, TreeNode] = {}
@@ -74,14 +84,15 @@ class TreeNode:
     def split(self, n_pages: int, page_bytes: int) -> TreeNode:
         """Cut the edge after `n_pages` and return the new upper node.
 
-        The node itself stays the lower part, so that whoever holds it still holds the whole path.
+        The node itself stays the lower part, so that whoever holds it still holds the
+        whole path.
         """
         parent, cut = self.parent, n_pages * page_bytes
         assert parent is not None and 0 < n_pages < len(self.pages)
         upper = type(self)(self.key[:cut], self.pages[:n_pages], parent, self.namespace)
         upper.children[self.key[cut : cut + page_bytes]] = self
-        # Plain stores from here on: CPython delivers no interrupt between them, so that a reader
-        # who presses stop never leaves the tree half cut.
+        # Plain stores from here on: CPython delivers no interrupt between them, so that
+        # a reader who presses stop never leaves the tree half cut.
         parent.children[self.key[:page_bytes]] = upper
         self.key, self.pages, self.parent = self.key[cut:], self.pages[n_pages:], upper
         return upper
@@ -118,19 +129,23 @@ class RadixTree:
     def match(self, tokens: Sequence[int] | bytes, namespace: Hashable = None) -> Match:
         """Find the longest prefix of `tokens` that is in the tree, in whole pages.
 
-        A match that ends inside an edge splits it, so that the prefix ends at a node that can be
-        locked alone: matching changes the tree's shape, never its contents.
+        A match that ends inside an edge splits it, so that the prefix ends at a node
+        that can be locked alone: matching changes the tree's shape, never its contents.
         """
-        return self._descend(self._whole_pages(pack_tokens(tokens)), self._root(namespace))
+        return self._descend(
+            self._whole_pages(pack_tokens(tokens)), self._root(namespace)
+        )
 
     def insert(
         self, tokens: Sequence[int] | bytes, pages: Pages, namespace: Hashable = None
     ) -> Match:
-        """Add `tokens`, whose K/V lie in `pages`, and return the prefix that was there already.
+        """Add `tokens`, whose K/V lie in `pages`, and return the prefix that was there
+        already.
 
-        Where the tree has a page for some tokens it keeps its own: the caller's page for them is a
-        duplicate. The match's node is the one at which the whole key now ends. Only whole pages
-        enter; what is left over stays the caller's. Raises ValueError if there are too few pages.
+        Where the tree has a page for some tokens it keeps its own: the caller's page
+        for them is a duplicate. The match's node is the one at which the whole key now
+        ends. Only whole pages enter; what is left over stays the caller's. Raises
+        ValueError if there are too few pages.
         """
         return self.insert_below(self._root(namespace), pack_tokens(tokens), pages)
 
@@ -143,22 +158,32 @@ class RadixTree:
                 f"{self.page_size}, not {len(pages)}"
             )
         if node.parent is None:
-            node = self._root(node.namespace)  # this one may be of an empty namespace, and not kept
+            # this one may be of an empty namespace, and not kept
+            node = self._root(node.namespace)
         known, node = self._descend(key, node)
         if len(known) * self.page_bytes < len(key):
             n_known, n_pages = len(known), len(key) // self.page_bytes
-            node = self._add_leaf(node, key[n_known * self.page_bytes :], pages[n_known:n_pages])
+            node = self._add_leaf(
+                node, key[n_known * self.page_bytes :], pages[n_known:n_pages]
+            )
         return Match(known, node)
 
     def _root(self, namespace: Hashable) -> Any:
-        # The root of a namespace that holds nothing is made anew each time, and not kept.
-        return self.roots.get(namespace) or self.node_type(b"", NO_PAGES, None, namespace)
+        # The root of a namespace that holds nothing is made anew each time, and not
+        # kept.
+        return self.roots.get(namespace) or self.node_type(
+            b"", NO_PAGES, None, namespace
+        )
 
     def walk(
         self, tokens: Sequence[int] | bytes, namespace: Hashable = None
     ) -> Iterator[tuple[Any, int]]:
-        """The nodes along `tokens`, each with how many of its pages agree. Changes nothing."""
-        return self._steps(self._whole_pages(pack_tokens(tokens)), self._root(namespace))
+        """The nodes along `tokens`, each with how many of its pages agree. Changes
+        nothing.
+        """
+        return self._steps(
+            self._whole_pages(pack_tokens(tokens)), self._root(namespace)
+        )
 
     def _steps(self, key: bytes, node: Any) -> Iterator[tuple[Any, int]]:
         depth = 0
@@ -173,7 +198,9 @@ class RadixTree:
             yield node, len(node.pages)
 
     def _descend(self, key: bytes, node: Any) -> Match:
-        """Walk from `node` down along `key`, and split the edge that it leaves half-way."""
+        """Walk from `node` down along `key`, and split the edge that it leaves
+        half-way.
+        """
         pages: list[Pages] = []
         for child, n_common in self._steps(key, node):
             node = child
@@ -186,7 +213,9 @@ class RadixTree:
         return key[: len(key) - len(key) % self.page_bytes]
 
     def _common_pages(self, edge: bytes, key: bytes, start: int) -> int:
-        """How many whole pages of `edge` agree with `key[start:]`; the first one is known to."""
+        """How many whole pages of `edge` agree with `key[start:]`; the first one is
+        known to.
+        """
         page_bytes = self.page_bytes
         low, high = 1, min(len(edge), len(key) - start) // page_bytes
         while low < high:  # pages below `low` agree, `high` is the most that can
@@ -207,17 +236,25 @@ class RadixTree:
 
     def nodes(self) -> Iterator[Any]:
         """Every node but the roots, parents before children, in order of insertion."""
-        stack = [child for root in reversed(self.roots.values()) for child in _reversed(root)]
+        stack = [
+            child for root in reversed(self.roots.values()) for child in _reversed(root)
+        ]
         while stack:
             node = stack.pop()
             yield node
             stack.extend(_reversed(node))
 
     def check_integrity(self) -> None:
-        """Raise AssertionError, naming the node, if any invariant of the tree is broken."""
+        """Raise AssertionError, naming the node, if any invariant of the tree is
+        broken.
+        """
         for namespace, root in self.roots.items():
-            assert root.key == b"" and root.parent is None, f"root {namespace!r} has an edge"
-            assert root.namespace == namespace, f"root {namespace!r} says {root.namespace!r}"
+            assert root.key == b"" and root.parent is None, (
+                f"root {namespace!r} has an edge"
+            )
+            assert root.namespace == namespace, (
+                f"root {namespace!r} says {root.namespace!r}"
+            )
         seen: set[int] = set()
         for parent in (*self.roots.values(), *self.nodes()):
             for first, node in parent.children.items():
@@ -226,9 +263,13 @@ class RadixTree:
                 assert node.key[: self.page_bytes] == first, f"{name} is misfiled"
                 assert node.namespace == parent.namespace, f"{name} crosses namespaces"
                 assert len(node.pages) > 0, f"{name} is empty"
-                assert len(node.key) == len(node.pages) * self.page_bytes, f"{name}: key ≠ pages"
+                assert len(node.key) == len(node.pages) * self.page_bytes, (
+                    f"{name}: key ≠ pages"
+                )
                 pages = set(node.pages.tolist())
-                assert len(pages) == len(node.pages) and not pages & seen, f"{name} repeats a page"
+                assert len(pages) == len(node.pages) and not pages & seen, (
+                    f"{name} repeats a page"
+                )
                 seen |= pages
 
 

@@ -1,13 +1,14 @@
 """Chapter 05: the router, the control plane of the cache. The life of a request.
 
     admit:   match ── lock ── evict if short ── allocate     → a Lease
-    (the executor computes what the lease says is missing, and writes K/V into its pages)
-    commit:  insert the whole pages computed so far ── take over the tree's where it had them
+    (the executor computes what the lease lacks, and writes K/V into its pages)
+    commit:  insert whole computed pages ── take over the tree's where it had them
     finish:  insert ── unlock ── release;       cancel: unlock ── release
 
-The tree and the page tables are what is true; all else follows from them, and is worked out anew
-when a call is interrupted half-way. Source: SGLang 0.5.9, `mem_cache/radix_cache.py`
-(`cache_finished_req`, `cache_unfinished_req`) and `managers/schedule_batch.py` (one token is left).
+The tree and the page tables are what is true; all else follows from them, and is worked
+out anew when a call is interrupted half-way. Source: SGLang 0.5.9,
+`mem_cache/radix_cache.py` (`cache_finished_req`, `cache_unfinished_req`) and
+`managers/schedule_batch.py` (one token is left).
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from numpy.typing import NDArray
 
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_cache import RadixCache, Usage
-from radix_lib.radix_tree import NO_PAGES, TOKEN_BYTES, Match, Pages, pack_tokens, unpack_tokens
+from radix_lib.radix_tree import (
+    NO_PAGES,
+    TOKEN_BYTES,
+    Match,
+    Pages,
+    pack_tokens,
+    unpack_tokens,
+)
 
 
 class Namespace(NamedTuple):
@@ -35,14 +43,21 @@ class Namespace(NamedTuple):
 
 
 class Lease:
-    """What one request holds: its tokens, a page table that has room for them, a locked path.
+    """What one request holds: its tokens, a page table that has room for them, a locked
+    path.
 
-    `n_cached` tokens were found in the tree; K/V exist for the first `n_computed`; the first
-    `n_shared` pages of `page_table` are the tree's. A `with` finishes it, an exception cancels it.
+    `n_cached` tokens were found in the tree; K/V exist for the first `n_computed`; the
+    first `n_shared` pages of `page_table` are the tree's. A `with` finishes it, an
+    exception cancels it.
     """
 
     def __init__(
-        self, router: Router, key: bytes, namespace: Hashable, page_table: Pages, match: Match
+        self,
+        router: Router,
+        key: bytes,
+        namespace: Hashable,
+        page_table: Pages,
+        match: Match,
     ):
         self.router = router
         self.key = key
@@ -72,14 +87,20 @@ class Lease:
         key = self.key + self.router.checked_key(tokens)
         room = len(self.page_table) * self.router.page_size
         if len(key) > room * TOKEN_BYTES:
-            raise ValueError(f"room for {room} tokens was admitted: ask for more max_new_tokens")
+            raise ValueError(
+                f"room for {room} tokens was admitted: ask for more max_new_tokens"
+            )
         self.key = key
 
     def advance(self, n_tokens: int) -> None:
-        """Say that K/V of the next `n_tokens` exist now. Raises ValueError past the end."""
+        """Say that K/V of the next `n_tokens` exist now. Raises ValueError past the
+        end.
+        """
         if not 0 <= index(n_tokens) <= self.n_tokens - self.n_computed:
             left = self.n_tokens - self.n_computed
-            raise ValueError(f"{n_tokens} tokens cannot have been computed: {left} were missing")
+            raise ValueError(
+                f"{n_tokens} tokens cannot have been computed: {left} were missing"
+            )
         self.n_computed += n_tokens
 
     def __enter__(self) -> Self:
@@ -106,7 +127,11 @@ class Router:
     """
 
     def __init__(
-        self, cache: RadixCache, *, vocab_size: int = 2**32, max_tokens: int | None = None
+        self,
+        cache: RadixCache,
+        *,
+        vocab_size: int = 2**32,
+        max_tokens: int | None = None,
     ):
         self.cache = cache
         self.page_manager = cache.page_manager
@@ -118,23 +143,33 @@ class Router:
             raise ValueError(f"max_tokens is at least 1, not {max_tokens}")
         self.leases: dict[Lease, None] = {}  # a set that keeps its order
 
-    def match_prefix(self, tokens: Sequence[int] | bytes, namespace: Hashable = None) -> Match:
-        """The longest cached prefix that may be used: one token is left, for its logits."""
+    def match_prefix(
+        self, tokens: Sequence[int] | bytes, namespace: Hashable = None
+    ) -> Match:
+        """The longest cached prefix that may be used: one token is left, for its
+        logits.
+        """
         return self.cache.match(pack_tokens(tokens)[:-TOKEN_BYTES], namespace)
 
     def admit(
-        self, tokens: Sequence[int] | bytes, namespace: Hashable = None, max_new_tokens: int = 0
+        self,
+        tokens: Sequence[int] | bytes,
+        namespace: Hashable = None,
+        max_new_tokens: int = 0,
     ) -> Lease:
-        """Find what is cached of `tokens`, lock it, and allocate pages for everything else.
+        """Find what is cached of `tokens`, lock it, and allocate pages for everything
+        else.
 
-        Raises ValueError for a request that could never run, and OutOfPages for one that has to
-        wait; either way nothing has changed.
+        Raises ValueError for a request that could never run, and OutOfPages for one
+        that has to wait; either way nothing has changed.
         """
         key = self.checked_key(tokens)
         n_pages = self._pages_for(len(key) // TOKEN_BYTES, max_new_tokens)
         self._check_room(n_pages, key, namespace)
         try:
-            lease = self._hold(self.match_prefix(key, namespace), n_pages, key, namespace)
+            lease = self._hold(
+                self.match_prefix(key, namespace), n_pages, key, namespace
+            )
             self.leases[lease] = None
         except BaseException:
             self.repair()
@@ -142,9 +177,11 @@ class Router:
         return lease
 
     def commit(self, lease: Lease) -> None:
-        """Share what is computed so far: its whole pages enter the tree and are locked there.
+        """Share what is computed so far: its whole pages enter the tree and are locked
+        there.
 
-        Where the tree had pages for them already, the lease takes those over and frees its own.
+        Where the tree had pages for them already, the lease takes those over and frees
+        its own.
         """
         self.check_live(lease)
         n_pages = lease.n_computed // self.page_size
@@ -168,15 +205,19 @@ class Router:
     insert_prefix = commit  # its name in the earlier write-up of chapter 06
 
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
-        """A second lease on the same tokens, with room of its own for `max_new_tokens` more.
+        """A second lease on the same tokens, with room of its own for `max_new_tokens`
+        more.
 
-        Whole computed pages are committed and shared. If a page is computed in part, the caller
-        has to copy that page, `page_table[n_shared]` of the lease, to the same place of the fork.
-        Raises ValueError or OutOfPages as `admit` does.
+        Whole computed pages are committed and shared. If a page is computed in part,
+        the caller has to copy that page, `page_table[n_shared]` of the lease, to the
+        same place of the fork. Raises ValueError or OutOfPages as `admit` does.
         """
         self.check_live(lease)
         n_pages = self._pages_for(lease.n_tokens, max_new_tokens)
-        n_own, free = n_pages - lease.n_computed // self.page_size, self.page_manager.n_free
+        n_own, free = (
+            n_pages - lease.n_computed // self.page_size,
+            self.page_manager.n_free,
+        )
         if n_own > free + self.cache.n_evictable:
             raise OutOfPages(n_own, free, self.cache.n_evictable)
         self.commit(lease)
@@ -191,7 +232,9 @@ class Router:
         return fork
 
     def finish(self, lease: Lease) -> None:
-        """End a request: what is computed stays in the tree, everything else is freed."""
+        """End a request: what is computed stays in the tree, everything else is
+        freed.
+        """
         self._end(lease, keep=True)
 
     def cancel(self, lease: Lease) -> None:
@@ -211,15 +254,21 @@ class Router:
             raise
 
     def drop(self, lease: Lease) -> None:
-        """Forget a lease, whatever state an interruption left it in; its own pages are freed."""
+        """Forget a lease, whatever state an interruption left it in; its own pages are
+        freed.
+        """
         self.leases.pop(lease, None)
         self.repair()
 
     def checked_key(self, tokens: Sequence[int] | bytes) -> bytes:
-        """Pack token ids. Raises ValueError, naming it, for one that the vocabulary lacks."""
+        """Pack token ids. Raises ValueError, naming it, for one that the vocabulary
+        lacks.
+        """
         key = pack_tokens(tokens)
         if key and (largest := np.frombuffer(key, np.uint32).max()) >= self.vocab_size:
-            raise ValueError(f"token id {largest} is not below the vocabulary's {self.vocab_size}")
+            raise ValueError(
+                f"token id {largest} is not below the vocabulary's {self.vocab_size}"
+            )
         return key
 
     def _pages_for(self, n_tokens: int, max_new_tokens: int) -> int:
@@ -232,9 +281,13 @@ class Router:
         return self.page_manager.pages_for(total)
 
     def check_live(self, lease: Lease) -> None:
-        """Raise ValueError if the lease was finished or cancelled, or is another router's."""
+        """Raise ValueError if the lease was finished or cancelled, or is another
+        router's.
+        """
         if lease not in self.leases:
-            raise ValueError("this lease is not live here: it was finished or cancelled before")
+            raise ValueError(
+                "this lease is not live here: it was finished or cancelled before"
+            )
 
     def _check_room(self, n_pages: int, key: bytes, namespace: Hashable) -> None:
         free, evictable = self.page_manager.n_free, self.cache.n_evictable
@@ -248,13 +301,19 @@ class Router:
             raise OutOfPages(n_pages, free, evictable)
 
     def _insert(self, lease: Lease) -> Match:
-        """Give the tree every whole page whose K/V exist, below those of the lease that it has."""
+        """Give the tree every whole page whose K/V exist, below those of the lease that
+        it has.
+        """
         start, end = lease.n_shared, lease.n_computed // self.page_size
         key = lease.key[start * self.cache.page_bytes : end * self.cache.page_bytes]
         return self.cache.insert_below(lease.node, key, lease.page_table[start:])
 
-    def _hold(self, match: Match, n_pages: int, key: bytes, namespace: Hashable) -> Lease:
-        """Make the lease of a match: locked, counted, and with own pages up to `n_pages`."""
+    def _hold(
+        self, match: Match, n_pages: int, key: bytes, namespace: Hashable
+    ) -> Lease:
+        """Make the lease of a match: locked, counted, and with own pages up to
+        `n_pages`.
+        """
         self.cache.lock(match.node)
         self.page_manager.retain(match.pages)
         n_own = n_pages - len(match.pages)
@@ -269,7 +328,9 @@ class Router:
         return Usage(*others, self.page_manager.n_pages - sum(others))
 
     def repair(self) -> None:
-        """Work out the rest anew from what is true: the tree, and the leases' page tables."""
+        """Work out the rest anew from what is true: the tree, and the leases' page
+        tables.
+        """
         for lease in self.leases:
             lease.node, lease.n_shared = self.cache.match(b"", lease.namespace).node, 0
             computed = lease.key[: lease.n_computed * TOKEN_BYTES]
@@ -293,8 +354,14 @@ class Router:
         """Raise AssertionError if tree, pages and leases do not add up to the pool."""
         self.page_manager.check_integrity()
         counts = self.page_manager.ref_counts
-        assert (counts == self._count_holders()).all(), "a page's count is not its holders' number"
+        assert (counts == self._count_holders()).all(), (
+            "a page's count is not its holders' number"
+        )
         self.cache.check_integrity(lease.node for lease in self.leases)
-        in_tree = np.concatenate([NO_PAGES, *(node.pages for node in self.cache.nodes())])
+        in_tree = np.concatenate(
+            [NO_PAGES, *(node.pages for node in self.cache.nodes())]
+        )
         private = np.count_nonzero(counts) - len(in_tree)
-        assert private == self.usage().private, "free + unlocked + locked + private ≠ pool"
+        assert private == self.usage().private, (
+            "free + unlocked + locked + private ≠ pool"
+        )

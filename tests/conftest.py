@@ -1,6 +1,8 @@
-"""Models for the tests: tiny random ones of every shape that the executor runs, and the real one.
+"""Models for the tests: tiny random ones of every shape that the executor runs, and the
+real one.
 
-transformers is imported where it is first used: the tests of the control plane start without it.
+transformers is imported where it is first used: the tests of the control plane start
+without it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with one kv head": ("LlamaConfig", {"num_key_value_heads": 1}),
     "llama with a kv head for each": ("LlamaConfig", {"num_key_value_heads": 4}),
     "llama with linear rope": ("LlamaConfig", _rope("linear")),
-    "llama with yarn rope": ("LlamaConfig", _rope("yarn", original_max_position_embeddings=64)),
+    "llama with yarn rope": (
+        "LlamaConfig",
+        _rope("yarn", original_max_position_embeddings=64),
+    ),
     "llama with llama3 rope": (
         "LlamaConfig",
         _rope(
@@ -60,7 +65,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Run the test on one thread: in small products, and on a busy machine, two wait in turns."""
+    """Run the test on one thread: in small products, and on a busy machine, two wait in
+    turns.
+    """
     import torch
 
     n_threads = torch.get_num_threads()
@@ -71,7 +78,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_model(tiny_models: Callable[..., Any], one_thread: None) -> Callable[..., Any]:
-    """`tiny_model(kind, dtype)`: a tiny random model, the same each time. Do not change it."""
+    """`tiny_model(kind, dtype)`: a tiny random model, the same each time. Do not change
+    it.
+    """
     return tiny_models
 
 
@@ -80,7 +89,7 @@ def tiny_models() -> Callable[..., Any]:
     """What `tiny_model` gives, made once."""
     import torch
 
-    from radix_lib.teaching.verify import tiny_model
+    from radix_lib.teaching.checks.cache_states import tiny_model
 
     models: dict[tuple[str, torch.dtype], Any] = {}
 

@@ -1,1 +1,127 @@
-"""What the chapters draw, play and check with. The core never imports it."""
+"""What the chapters draw, play and check with. The core never imports it.
+
+    figures/    pictures of a state: tree, pages, requests, charts, maps
+    films/      recorded steps: a strip on paper, frames for a slider
+    checks/     oracles, contracts, cache states, broken copies that must be caught
+    widgets/    what the reader plays with; above each stands its `static()`
+
+A chapter imports all it shows from here, whichever room it lies in.
+"""
+
+from typing import TYPE_CHECKING
+
+from radix_lib._door import door
+from radix_lib.texts import few_shot_prompts, workload
+
+if TYPE_CHECKING:
+    from radix_lib.teaching.checks.building import method_of as method_of
+    from radix_lib.teaching.checks.cache_states import CACHE_STATES as CACHE_STATES
+    from radix_lib.teaching.checks.cache_states import compare_states as compare_states
+    from radix_lib.teaching.checks.cache_states import tiny_model as tiny_model
+    from radix_lib.teaching.checks.check import cases as cases
+    from radix_lib.teaching.checks.check import check as check
+    from radix_lib.teaching.checks.contracts import (
+        caches_like_the_oracle as caches_like_the_oracle,
+    )
+    from radix_lib.teaching.checks.contracts import (
+        counts_the_holders as counts_the_holders,
+    )
+    from radix_lib.teaching.checks.contracts import (
+        matches_like_the_oracle as matches_like_the_oracle,
+    )
+    from radix_lib.teaching.checks.contracts import serves_requests as serves_requests
+    from radix_lib.teaching.checks.mutants import MUTANTS as MUTANTS
+    from radix_lib.teaching.checks.mutants import LastBitFlipped as LastBitFlipped
+    from radix_lib.teaching.checks.mutants import Mutant as Mutant
+    from radix_lib.teaching.checks.mutants import examine as examine
+    from radix_lib.teaching.checks.oracle import Memory as Memory
+    from radix_lib.teaching.figures.canvas import MARGIN as MARGIN
+    from radix_lib.teaching.figures.canvas import Canvas as Canvas
+    from radix_lib.teaching.figures.canvas import compose as compose
+    from radix_lib.teaching.figures.charts import Chart as Chart
+    from radix_lib.teaching.figures.charts import draw_hit_rate as draw_hit_rate
+    from radix_lib.teaching.figures.charts import draw_lines as draw_lines
+    from radix_lib.teaching.figures.charts import draw_pool_map as draw_pool_map
+    from radix_lib.teaching.figures.charts import draw_prediction as draw_prediction
+    from radix_lib.teaching.figures.charts import draw_sharing as draw_sharing
+    from radix_lib.teaching.figures.charts import (
+        draw_time_to_first_token as draw_time_to_first_token,
+    )
+    from radix_lib.teaching.figures.charts import draw_timeline as draw_timeline
+    from radix_lib.teaching.figures.charts import draw_tokens as draw_tokens
+    from radix_lib.teaching.figures.course_map import chapter_map as chapter_map
+    from radix_lib.teaching.figures.course_map import course_map as course_map
+    from radix_lib.teaching.figures.page_figure import draw_pages as draw_pages
+    from radix_lib.teaching.figures.page_figure import strip_part as strip_part
+    from radix_lib.teaching.figures.pool_snapshot import pool_snapshot as pool_snapshot
+    from radix_lib.teaching.figures.scene import draw_scene as draw_scene
+    from radix_lib.teaching.figures.source import show_source as show_source
+    from radix_lib.teaching.figures.theme import STATES as STATES
+    from radix_lib.teaching.figures.tree_figure import draw_tree as draw_tree
+    from radix_lib.teaching.figures.tree_snapshot import Marks as Marks
+    from radix_lib.teaching.films.film import film_strip as film_strip
+    from radix_lib.teaching.films.recorder import Recorder as Recorder
+    from radix_lib.teaching.widgets.base import Lab as Lab
+    from radix_lib.teaching.widgets.base import Stepper as Stepper
+    from radix_lib.teaching.widgets.base import decode as decode
+    from radix_lib.teaching.widgets.base import encode as encode
+    from radix_lib.teaching.widgets.base import labelled as labelled
+    from radix_lib.teaching.widgets.eviction_lab import EvictionLab as EvictionLab
+    from radix_lib.teaching.widgets.live_chat import LiveChat as LiveChat
+    from radix_lib.teaching.widgets.page_explorer import PageExplorer as PageExplorer
+    from radix_lib.teaching.widgets.router_walk import RouterWalk as RouterWalk
+    from radix_lib.teaching.widgets.tree_explorer import TreeExplorer as TreeExplorer
+else:
+    _HOME = {
+        "Canvas": "figures.canvas",
+        "MARGIN": "figures.canvas",
+        "compose": "figures.canvas",
+        "Chart": "figures.charts",
+        "draw_hit_rate": "figures.charts",
+        "draw_lines": "figures.charts",
+        "draw_pool_map": "figures.charts",
+        "draw_prediction": "figures.charts",
+        "draw_sharing": "figures.charts",
+        "draw_time_to_first_token": "figures.charts",
+        "draw_timeline": "figures.charts",
+        "draw_tokens": "figures.charts",
+        "chapter_map": "figures.course_map",
+        "course_map": "figures.course_map",
+        "draw_pages": "figures.page_figure",
+        "strip_part": "figures.page_figure",
+        "pool_snapshot": "figures.pool_snapshot",
+        "draw_scene": "figures.scene",
+        "show_source": "figures.source",
+        "STATES": "figures.theme",
+        "draw_tree": "figures.tree_figure",
+        "Marks": "figures.tree_snapshot",
+        "film_strip": "films.film",
+        "Recorder": "films.recorder",
+        "method_of": "checks.building",
+        "cases": "checks.check",
+        "check": "checks.check",
+        "caches_like_the_oracle": "checks.contracts",
+        "counts_the_holders": "checks.contracts",
+        "matches_like_the_oracle": "checks.contracts",
+        "serves_requests": "checks.contracts",
+        "Memory": "checks.oracle",
+        "CACHE_STATES": "checks.cache_states",
+        "compare_states": "checks.cache_states",
+        "tiny_model": "checks.cache_states",
+        "LastBitFlipped": "checks.mutants",
+        "MUTANTS": "checks.mutants",
+        "Mutant": "checks.mutants",
+        "examine": "checks.mutants",
+        "Lab": "widgets.base",
+        "Stepper": "widgets.base",
+        "decode": "widgets.base",
+        "encode": "widgets.base",
+        "labelled": "widgets.base",
+        "EvictionLab": "widgets.eviction_lab",
+        "LiveChat": "widgets.live_chat",
+        "PageExplorer": "widgets.page_explorer",
+        "RouterWalk": "widgets.router_walk",
+        "TreeExplorer": "widgets.tree_explorer",
+    }
+    __all__ = [*_HOME, "few_shot_prompts", "workload"]
+    __getattr__, __dir__ = door(__name__, _HOME)

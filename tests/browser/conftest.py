@@ -1,4 +1,6 @@
-"""One JupyterLab and one browser for all tests here; without a browser they are skipped."""
+"""One JupyterLab and one browser for all tests here; without a browser they are
+skipped.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,13 @@ from tests.browser.lab import Lab, Notebook, find_browser, launch, running_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: The cells of the widget gallery. The comment is the name by which tests find the widget.
+#: The cells of the widget gallery. The comment is the name by which tests find the
+#: widget.
 GALLERY = [
     """# imports
 from radix_lib import PageManager, RadixAttentionModel, RadixCache, Router
-from radix_lib.teaching.recorder import Recorder
-from radix_lib.teaching.widgets import *""",
+from radix_lib.teaching.films.recorder import Recorder
+from radix_lib.teaching import *""",
     """# Stepper
 router = Router(RadixCache(PageManager(12, 4)))
 film = Recorder(router)
@@ -37,15 +40,19 @@ Stepper(film.frames)""",
 ]
 
 
-# Of the module, not the session: while Playwright is open its event loop is this thread's, and no
-# test elsewhere could call asyncio.run.
+# Of the module, not the session: while Playwright is open its event loop is this
+# thread's, and no test elsewhere could call asyncio.run.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium. In CI it has to be there."""
     path = find_browser()
     if path is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium here: install your system's package, chromium on Debian")
-    assert path is not None, "CI is set, and there is no Chromium: .ci/run should install it"
+        pytest.skip(
+            "no Chromium here: install your system's package, chromium on Debian"
+        )
+    assert path is not None, (
+        "CI is set, and there is no Chromium: .ci/run should install it"
+    )
     with sync_playwright() as playwright:
         started = launch(playwright, path)
         yield started
@@ -55,7 +62,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A server of a copy of the notebooks, with the widget gallery beside them."""
-    root, private = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("private")
+    root, private = (
+        tmp_path_factory.mktemp("served"),
+        tmp_path_factory.mktemp("private"),
+    )
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     cells = [new_code_cell(source) for source in GALLERY]
@@ -66,9 +76,13 @@ def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(
-    scope="module", params=[(1280, False), (700, True)], ids=["normal, light", "narrow, dark"]
+    scope="module",
+    params=[(1280, False), (700, True)],
+    ids=["normal, light", "narrow, dark"],
 )
-def gallery(browser: Browser, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Notebook]:
+def gallery(
+    browser: Browser, lab: Lab, request: pytest.FixtureRequest
+) -> Iterator[Notebook]:
     """The gallery, run from top to bottom."""
     width, dark = request.param
     with lab.notebook(browser, "gallery.ipynb", width, dark) as notebook:

@@ -1,7 +1,7 @@
 """A real JupyterLab on this machine alone, driven in a real browser.
 
-The server keeps its configuration, data and settings in a folder of its own, so that neither the
-reader's JupyterLab nor the notebooks here are touched.
+The server keeps its configuration, data and settings in a folder of its own, so that
+neither the reader's JupyterLab nor the notebooks here are touched.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ from playwright.sync_api import Browser, Locator, Page, Playwright, Request, Web
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
 SESSION = "window.jupyterapp?.shell?.currentWidget?.sessionContext"
 IDLE = f"() => {SESSION}?.isReady && {SESSION}.session?.kernel?.status === 'idle'"
-RUN = "() => { window.jupyterapp.commands.execute('runmenu:run-all'); }"  # done when all have run
+# done when all have run
+RUN = "() => { window.jupyterapp.commands.execute('runmenu:run-all'); }"
 ALL_RUN = (
     "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
     ".every(prompt => /\\d/.test(prompt.textContent))"
@@ -59,7 +65,9 @@ class Lab:
     def notebook(
         self, browser: Browser, path: str, width: int = 1280, dark: bool = False
     ) -> Iterator[Notebook]:
-        """Open a notebook below `root` in a window of that width; the kernel is ready."""
+        """Open a notebook below `root` in a window of that width; the kernel is
+        ready.
+        """
         context = browser.new_context(viewport={"width": width, "height": 900})
         page = context.new_page()
         opened = Notebook(page)
@@ -67,7 +75,8 @@ class Lab:
         page.wait_for_function(IDLE, timeout=SLOW)
         theme = "JupyterLab Dark" if dark else "JupyterLab Light"
         page.evaluate(
-            "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })",
+            theme,
         )
         light = "false" if dark else "true"
         page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
@@ -77,7 +86,9 @@ class Lab:
 
 
 class Notebook:
-    """An open notebook. `outside` has every address asked for that is not on this machine."""
+    """An open notebook. `outside` has every address asked for that is not on this
+    machine.
+    """
 
     def __init__(self, page: Page):
         self.page = page
@@ -98,9 +109,13 @@ class Notebook:
         self.page.wait_for_function(IDLE, timeout=SLOW)
 
     def errors(self) -> list[str]:
-        """What cells wrote to stderr or raised, and what the page itself complains of."""
+        """What cells wrote to stderr or raised, and what the page itself complains
+        of.
+        """
         kinds = ("stderr", "error")
-        found = ", ".join(f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in kinds)
+        found = ", ".join(
+            f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in kinds
+        )
         return self.page.locator(found).all_inner_texts() + self.complaints
 
     def widget(self, name: str) -> Widget:
@@ -142,7 +157,9 @@ class Widget:
         self.at.get_by_role("button", name=button, exact=True).press("Enter")
 
     def drag(self, label: str, part: float) -> None:
-        """Drag the handle of a slider with the mouse, to a part of its way from 0 to 1."""
+        """Drag the handle of a slider with the mouse, to a part of its way from 0 to
+        1.
+        """
         slider = self.at.locator(".widget-slider").filter(has_text=label)
         slider.scroll_into_view_if_needed()
         way = slider.locator(".noUi-base").bounding_box()
@@ -159,13 +176,16 @@ class Widget:
         self.at.page.wait_for_function(
             "([box, words]) => (box.innerText + [...box.querySelectorAll('svg')]"
             ".map(svg => svg.getAttribute('aria-label'))).includes(words)",
-            arg=[self.at.element_handle(), words], timeout=SLOW,
-        )  # fmt: skip
+            arg=[self.at.element_handle(), words],
+            timeout=SLOW,
+        )
 
 
 @contextmanager
 def running_lab(root: Path, private: Path) -> Iterator[Lab]:
-    """Serve the folder `root`; everything that JupyterLab writes for itself goes to `private`."""
+    """Serve the folder `root`; everything that JupyterLab writes for itself goes to
+    `private`.
+    """
     for name, settings in SETTINGS.items():
         file = private / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -177,15 +197,25 @@ def running_lab(root: Path, private: Path) -> Iterator[Lab]:
     folders = {
         f"JUPYTER{kind}_DIR": str(private / name)
         for kind, name in [
-            ("_CONFIG", "config"), ("_DATA", "data"), ("_RUNTIME", "runtime"),
-            ("LAB_SETTINGS", "settings"), ("LAB_WORKSPACES", "workspaces"),
+            ("_CONFIG", "config"),
+            ("_DATA", "data"),
+            ("_RUNTIME", "runtime"),
+            ("LAB_SETTINGS", "settings"),
+            ("LAB_WORKSPACES", "workspaces"),
         ]
-    }  # fmt: skip
+    }
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-        f"--IdentityProvider.token={lab.token}", f"--ServerApp.root_dir={root}",
-        "--LabApp.expose_app_in_browser=True", "--ServerApp.port_retries=0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        f"--IdentityProvider.token={lab.token}",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.expose_app_in_browser=True",
+        "--ServerApp.port_retries=0",
+    ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     with (private / "server.log").open("wb") as log:
@@ -208,11 +238,15 @@ def _wait_for(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
         if server.poll() is not None:
             break
         try:
-            urllib.request.urlopen(f"{lab.url}/api?token={lab.token}", timeout=5).close()
+            urllib.request.urlopen(
+                f"{lab.url}/api?token={lab.token}", timeout=5
+            ).close()
             return
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-3000:]}")
+    raise RuntimeError(
+        f"JupyterLab did not start:\n{log.read_text(errors='replace')[-3000:]}"
+    )
 
 
 def launch(playwright: Playwright, path: str) -> Browser:

@@ -10,7 +10,14 @@ from playwright.sync_api import Browser
 
 from tests.browser.lab import Lab, Notebook, Widget
 
-WIDGETS = ["Stepper", "TreeExplorer", "PageExplorer", "EvictionLab", "RouterWalk", "LiveChat"]
+WIDGETS = [
+    "Stepper",
+    "TreeExplorer",
+    "PageExplorer",
+    "EvictionLab",
+    "RouterWalk",
+    "LiveChat",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +66,11 @@ def test_nothing_is_cut_off(gallery: Notebook, name: str):
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
             apart = (
-                a["x"] + a["width"] <= b["x"] + 1 or b["x"] + b["width"] <= a["x"] + 1
-                or a["y"] + a["height"] <= b["y"] + 1 or b["y"] + b["height"] <= a["y"] + 1
-            )  # fmt: skip
+                a["x"] + a["width"] <= b["x"] + 1
+                or b["x"] + b["width"] <= a["x"] + 1
+                or a["y"] + a["height"] <= b["y"] + 1
+                or b["y"] + b["height"] <= a["y"] + 1
+            )
             assert apart, (a, b)
 
 

@@ -1,31 +1,22 @@
-"""refresh.py on small notebooks: the same bytes twice, nothing lost, nothing half-written."""
+"""refresh.py on small notebooks: the same bytes twice, nothing lost, nothing
+half-written.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests.tools import refresh
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("refresh", Path(__file__).with_name("refresh.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-refresh = _load()
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +25,9 @@ def _default_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def code(source: str, *tags: str, **kwargs: Any) -> nbformat.NotebookNode:
-    return new_code_cell(source, metadata={"tags": list(tags)} if tags else {}, **kwargs)
+    return new_code_cell(
+        source, metadata={"tags": list(tags)} if tags else {}, **kwargs
+    )
 
 
 def write(path: Path, *cells: nbformat.NotebookNode) -> Path:
@@ -47,12 +40,16 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def text(cell: nbformat.NotebookNode) -> str:
-    return "".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+    return "".join(
+        o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs
+    )
 
 
 STORY = [
     new_markdown_cell("# A story"),
-    code("import sys, time\nprint('one')\nprint('problem', file=sys.stderr)\nprint('two')"),
+    code(
+        "import sys, time\nprint('one')\nprint('problem', file=sys.stderr)\nprint('two')"
+    ),
     code("object()"),
     code("import ipywidgets\nipywidgets.IntSlider(description='step')"),
     code("print(time.perf_counter_ns())", "nbval-ignore-output"),
@@ -94,7 +91,9 @@ def test_normal_form(twice: tuple[bytes, bytes, bool]) -> None:
     assert text(shows) == "<object at 0xADDRESS>"
     assert list(widget.outputs[0].data) == ["text/plain"]
     assert raises.outputs[0].ename == "JSONDecodeError"
-    assert not re.search(r"(?:/[\w.~-]+){3}", "".join(raises.outputs[0].traceback)), "a place"
+    assert not re.search(r"(?:/[\w.~-]+){3}", "".join(raises.outputs[0].traceback)), (
+        "a place"
+    )
     assert text(result) == "0xffffffffff is a result\n"
     assert [c.execution_count for c in notebook.cells[1:]] == [1, 2, 3, 4, 5, 6, None]
     assert empty.outputs == []
@@ -113,7 +112,12 @@ def test_an_ignored_cell_keeps_its_output_unless_renewed(tmp_path: Path) -> None
         code("print('new')", outputs=[kept]),
     )
     refresh.refresh(path)
-    assert [text(cell) for cell in read(path).cells] == ["0.5 s\n", "new\n", "new\n", "new\n"]
+    assert [text(cell) for cell in read(path).cells] == [
+        "0.5 s\n",
+        "new\n",
+        "new\n",
+        "new\n",
+    ]
     refresh.refresh(path, renew=True)
     assert {text(cell) for cell in read(path).cells} == {"new\n"}
 
@@ -171,7 +175,9 @@ def test_ids_stay_and_missing_or_doubled_ones_are_replaced() -> None:
     assert len({cell.id for cell in once.cells}) == len(STORY)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"nbformat": 3, "worksheets": []}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"nbformat": 3, "worksheets": []}', "\xff"]
+)
 def test_a_file_that_is_no_notebook_is_named_and_stays(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,8 +191,12 @@ def test_a_file_that_is_no_notebook_is_named_and_stays(
 def test_normalising_again_changes_nothing_and_merges_saved_pieces() -> None:
     pieces = [new_output("stream", name="stdout", text=t) for t in ("a", "b\n")]
     cell = code("print()", outputs=pieces)
-    cell.metadata.update({"execution": {"shell": "now"}, "scrolled": True, "jupyter": {"x": 1}})
-    once = refresh.normalise(new_notebook(cells=[cell], metadata={"widgets": {"state": {}}}))
+    cell.metadata.update(
+        {"execution": {"shell": "now"}, "scrolled": True, "jupyter": {"x": 1}}
+    )
+    once = refresh.normalise(
+        new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    )
     assert text(once.cells[0]) == "ab\n"
     assert once.cells[0].metadata == {"jupyter": {"x": 1}}
     assert "widgets" not in once.metadata
@@ -205,7 +215,9 @@ def test_another_model_is_refused(
 def test_nbval_hides_addresses_and_nothing_else() -> None:
     from nbval.plugin import get_sanitize_patterns
 
-    rules = get_sanitize_patterns((ROOT / "tests/nbval_sanitize.cfg").read_text())
+    rules = get_sanitize_patterns(
+        (ROOT / "tests/notebooks/nbval_sanitize.cfg").read_text()
+    )
     assert len(rules) == 1
 
     def sanitised(value: str) -> str:
@@ -217,5 +229,10 @@ def test_nbval_hides_addresses_and_nothing_else() -> None:
     assert sanitised(shown) == "<bound method A.f of <__main__.A object at 0xADDRESS>>"
     assert sanitised(shown) == sanitised(sanitised(shown))
     assert sanitised(shown) == refresh.ADDRESS.sub(r"\1ADDRESS", shown)
-    for result in ("0xffffffffff", "a < b at 0x1f", "the page at 0x7f52a07bdc10", "0.123 s"):
+    for result in (
+        "0xffffffffff",
+        "a < b at 0x1f",
+        "the page at 0x7f52a07bdc10",
+        "0.123 s",
+    ):
         assert sanitised(result) == result

@@ -1,20 +1,18 @@
 """The form of every notebook: what a reader, nbval and git rely on.
 
-A rule is a generator of complaints about one notebook. The tests at the end hold each rule against
-every notebook, and against a notebook that is broken on purpose.
+A rule is a generator of complaints about one notebook. The tests at the end hold each
+rule against every notebook, and against a notebook that is broken on purpose.
 """
 
 from __future__ import annotations
 
 import ast
 import base64
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -23,26 +21,21 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests.tools import refresh
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 400_000
 MAX_NOT_COMPARED = 3
 MAX_NOT_COMPARED_WORKLOADS = 6  # chapter 09 is about times
 
 
-def _load_refresh() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("refresh", Path(__file__).with_name("refresh.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-refresh = _load_refresh()
 NOTEBOOKS: list[Path] = refresh.notebooks_under(ROOT / "notebooks")
 
 
 class Book(NamedTuple):
-    """A notebook and where it lies; `chapters` are the files of the course, in order."""
+    """A notebook and where it lies; `chapters` are the files of the course, in
+    order.
+    """
 
     path: Path
     nb: NotebookNode
@@ -76,7 +69,7 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-# ------------------------------------------------------------------------------------- the file
+# -------------------------------------------------------------------------------------
 
 
 @rule
@@ -108,9 +101,13 @@ def is_small(book: Book) -> Iterator[str]:
 
 @rule
 def has_no_machine_path(book: Book) -> Iterator[str]:
-    place = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work|tmp)/|[A-Z]:\\)[^\s\"'<]*")
+    place = re.compile(
+        r"(?<![\w.])(?:/(?:home|root|Users|work|tmp)/|[A-Z]:\\)[^\s\"'<]*"
+    )
     for cell in book.nb.cells:
-        texts = [cell.source] + [text for o in cell.get("outputs", []) for text in _texts(o)]
+        texts = [cell.source] + [
+            text for o in cell.get("outputs", []) for text in _texts(o)
+        ]
         for text in texts:
             for found in place.findall(text):
                 yield f"{at(cell)}: path of a machine: {found}"
@@ -125,7 +122,7 @@ def _texts(output: NotebookNode) -> Iterator[str]:
             yield value if isinstance(value, str) else json.dumps(value)
 
 
-# ------------------------------------------------------------------------------------- outputs
+# -------------------------------------------------------------------------------------
 
 
 @rule
@@ -157,8 +154,16 @@ def outputs_are_clean(book: Book) -> Iterator[str]:
 
 @rule
 def nearly_every_cell_is_compared(book: Book) -> Iterator[str]:
-    limit = MAX_NOT_COMPARED_WORKLOADS if book.path.name.startswith("09") else MAX_NOT_COMPARED
-    loose = [c for c in book.code if "nbval-ignore-output" in tags(c) and "widget" not in tags(c)]
+    limit = (
+        MAX_NOT_COMPARED_WORKLOADS
+        if book.path.name.startswith("09")
+        else MAX_NOT_COMPARED
+    )
+    loose = [
+        c
+        for c in book.code
+        if "nbval-ignore-output" in tags(c) and "widget" not in tags(c)
+    ]
     if len(loose) > limit:
         yield f"{len(loose)} cells are not compared; {limit} may be"
     for cell in book.code:
@@ -190,17 +195,21 @@ def _alt(metadata: dict[str, Any]) -> str:
     return next((str(m["alt"]).strip() for m in holders if m.get("alt")), "")
 
 
-# ------------------------------------------------------------------------------------- prose
+# -------------------------------------------------------------------------------------
 
 
 def unfenced(markdown: str) -> str:
-    """The text without blocks of code, in which `#` and `[x](y)` mean something else."""
+    """The text without blocks of code, in which `#` and `[x](y)` mean something
+    else.
+    """
     return re.sub(r"^(```|~~~).*?^\1", "", markdown, flags=re.DOTALL | re.MULTILINE)
 
 
 def headings(markdown: str) -> list[tuple[int, str]]:
     """Level and text of each heading."""
-    found = re.findall(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", unfenced(markdown), re.MULTILINE)
+    found = re.findall(
+        r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", unfenced(markdown), re.MULTILINE
+    )
     return [(len(marks), text) for marks, text in found]
 
 
@@ -213,7 +222,11 @@ def headings_are_in_order(book: Book) -> Iterator[str]:
     cells = _markdown(book.nb)
     if not cells or book.nb.cells[0] is not cells[0]:
         yield "the first cell is not the title"
-    levels = [(level, text, n) for n, c in enumerate(cells) for level, text in headings(c.source)]
+    levels = [
+        (level, text, n)
+        for n, c in enumerate(cells)
+        for level, text in headings(c.source)
+    ]
     titles = [(text, n) for level, text, n in levels if level == 1]
     if [n for _, n in titles] != [0]:
         yield f"there should be one H1, in the first cell; found {titles}"
@@ -224,7 +237,9 @@ def headings_are_in_order(book: Book) -> Iterator[str]:
         before = level
 
 
-LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\s*<?([^\s)>]*)>?(?:\s+[\"'][^)]*)?\)")
+LINK = re.compile(
+    r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\s*<?([^\s)>]*)>?(?:\s+[\"'][^)]*)?\)"
+)
 
 
 def links(markdown: str) -> list[tuple[bool, str, str]]:
@@ -232,7 +247,9 @@ def links(markdown: str) -> list[tuple[bool, str, str]]:
     text = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "code", unfenced(markdown))
     found = [(mark == "!", label, target) for mark, label, target in LINK.findall(text)]
     for label in [label for _, label, _ in found]:  # an image inside a link
-        found += [(mark == "!", inner, target) for mark, inner, target in LINK.findall(label)]
+        found += [
+            (mark == "!", inner, target) for mark, inner, target in LINK.findall(label)
+        ]
     for tag in re.findall(r"<(?:a|img)\b[^>]*>", text):
         of = dict(re.findall(r"(\w+)=[\"']([^\"']*)[\"']", tag))
         if target := of.get("href") or of.get("src"):
@@ -241,7 +258,9 @@ def links(markdown: str) -> list[tuple[bool, str, str]]:
 
 
 def anchors(path: Path) -> set[str]:
-    """What `#…` may name: ids written out, and headings as JupyterLab or GitHub spells them."""
+    """What `#…` may name: ids written out, and headings as JupyterLab or GitHub spells
+    them.
+    """
     if path.suffix == ".ipynb":
         nb = nbformat.read(path, as_version=4)
         sources = [cell.source for cell in _markdown(nb)]
@@ -282,7 +301,11 @@ def broken_links(markdown: str, path: Path) -> Iterator[str]:
             yield f"link to {target}, which does not exist"
         elif path.is_relative_to(ROOT) and not there.is_relative_to(ROOT):
             yield f"link to {target} leads out of the repository"
-        elif there.suffix in (".ipynb", ".md") and anchor and anchor not in anchors(there):
+        elif (
+            there.suffix in (".ipynb", ".md")
+            and anchor
+            and anchor not in anchors(there)
+        ):
             yield f"link to {target}: no such heading or id"
 
 
@@ -296,7 +319,10 @@ def ends_with_the_way_on(book: Book) -> Iterator[str]:
     found = [unquote(target).partition("#")[0] for _, _, target in links(bar.source)]
     targets = {name or book.path.name for name in found}
     for what, chapter in (("previous", n - 1), ("next", n + 1)):
-        if 0 <= chapter < len(book.chapters) and book.chapters[chapter].name not in targets:
+        if (
+            0 <= chapter < len(book.chapters)
+            and book.chapters[chapter].name not in targets
+        ):
             yield f"no link to the {what} chapter, {book.chapters[chapter].name}, in the last cell"
     if "contents" not in bar.source.lower():
         yield "no link to the contents in the last cell"
@@ -304,21 +330,34 @@ def ends_with_the_way_on(book: Book) -> Iterator[str]:
 
 @rule
 def generated_parts_are_current(book: Book) -> Iterator[str]:
-    """The bars, the contents, the glossary and the references: what refresh.py would write."""
-    kinds = {tag for cell in book.nb.cells for tag in tags(cell) if tag.startswith("generated:")}
+    """The bars, the contents, the glossary and the references: what refresh.py would
+    write.
+    """
+    kinds = {
+        tag
+        for cell in book.nb.cells
+        for tag in tags(cell)
+        if tag.startswith("generated:")
+    }
     if book.path.is_relative_to(ROOT):
-        due = {"generated:nav"} | ({"generated:references"} if book.is_chapter else set())
+        due = {"generated:nav"} | (
+            {"generated:references"} if book.is_chapter else set()
+        )
         yield from (f"no cell is tagged {kind}" for kind in sorted(due - kinds))
-    for cell, now in zip(book.nb.cells, refresh.fill(book.nb, book.path).cells, strict=True):
+    for cell, now in zip(
+        book.nb.cells, refresh.fill(book.nb, book.path).cells, strict=True
+    ):
         if cell.source != now.source:
             yield f"{at(cell)}: out of date, run make refresh"
 
 
-# ------------------------------------------------------------------------------------- tests
+# -------------------------------------------------------------------------------------
 
 
 def chapters() -> list[Path]:
-    return [p for p in NOTEBOOKS if p.parent == ROOT / "notebooks" and p.name[:2].isdigit()]
+    return [
+        p for p in NOTEBOOKS if p.parent == ROOT / "notebooks" and p.name[:2].isdigit()
+    ]
 
 
 def load(path: Path) -> Book:
@@ -374,15 +413,23 @@ def checks(path: Path) -> set[str]:
         for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "check"
     ]
-    return {ast.unparse(call) for call in calls if "exercise" in ast.unparse(call.args[0])}
+    return {
+        ast.unparse(call) for call in calls if "exercise" in ast.unparse(call.args[0])
+    }
 
 
-CHAPTERS = [path for path in chapters() if (path.parent / "solutions" / path.name).exists()]
+CHAPTERS = [
+    path for path in chapters() if (path.parent / "solutions" / path.name).exists()
+]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
-def test_exercises_are_open_and_their_solutions_told_from_wrong_answers(path: Path) -> None:
-    """nbval runs both: a stub is not attempted, a solution passes, a mistake does not."""
+def test_exercises_are_open_and_their_solutions_told_from_wrong_answers(
+    path: Path,
+) -> None:
+    """nbval runs both: a stub is not attempted, a solution passes, a mistake does
+    not.
+    """
     asked = exercises(path)
     assert len(asked) >= 4
     assert all(marks == ["○"] for marks in asked.values()), asked
@@ -409,15 +456,25 @@ def figure(data: dict[str, str], **metadata: Any) -> NotebookNode:
 def sound() -> NotebookNode:
     """A small notebook with which no rule finds fault: chapter b of a, b, c."""
     drawing = figure({PNG: "cG5n", SVG: "<svg/>", "text/plain": "a -> b"}, alt="A tree")
-    chart = figure({PNG: "cG5n", "text/plain": "time: 1 2 4"}, **{PNG: {"alt": "Times"}})
-    error = new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
+    chart = figure(
+        {PNG: "cG5n", "text/plain": "time: 1 2 4"}, **{PNG: {"alt": "Times"}}
+    )
+    error = new_output(
+        "error", ename="ValueError", evalue="no", traceback=["ValueError: no"]
+    )
     cells = [
-        new_markdown_cell("# Title\n\n`# no heading`\n\n```\n### nor this [x](nowhere)\n```"),
-        new_markdown_cell("## What you need\n\n![A lit drawing](drawing.svg) [up](#Title)"),
+        new_markdown_cell(
+            "# Title\n\n`# no heading`\n\n```\n### nor this [x](nowhere)\n```"
+        ),
+        new_markdown_cell(
+            "## What you need\n\n![A lit drawing](drawing.svg) [up](#Title)"
+        ),
         new_code_cell("draw()", outputs=[drawing], execution_count=1),
         new_code_cell("chart()", outputs=[chart], execution_count=2),
         new_code_cell("raise ValueError('no')", outputs=[error], execution_count=3),
-        new_markdown_cell("[previous](a.ipynb) · [contents](b.ipynb#Title) · [next](c.ipynb)"),
+        new_markdown_cell(
+            "[previous](a.ipynb) · [contents](b.ipynb#Title) · [next](c.ipynb)"
+        ),
     ]
     cells[4].metadata["tags"] = ["raises-exception"]
     return refresh.normalise(new_notebook(cells=cells))
@@ -429,7 +486,11 @@ def fault_found_by(nb: NotebookNode, folder: Path) -> set[str]:
         path.touch()
     raw = refresh.to_bytes(nb)
     course[1].write_bytes(raw)
-    return {check.__name__ for check in RULES if list(check(Book(course[1], nb, raw, course)))}
+    return {
+        check.__name__
+        for check in RULES
+        if list(check(Book(course[1], nb, raw, course)))
+    }
 
 
 def test_no_rule_finds_fault_with_a_sound_notebook(tmp_path: Path) -> None:
@@ -459,14 +520,21 @@ def more_cells(source: str, n: int, *tags: str) -> Callable[[NotebookNode], None
 
 
 WIDGET_VIEW = new_output(
-    "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "IntSlider()"}
+    "display_data",
+    {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "IntSlider()"},
 )
 BROKEN: list[tuple[str, Callable[[NotebookNode], object]]] = [
     ("is_valid", edit(2, execution_count="one")),
-    ("is_in_normal_form", lambda nb: nb.metadata.language_info.update(version="3.11.7")),
+    (
+        "is_in_normal_form",
+        lambda nb: nb.metadata.language_info.update(version="3.11.7"),
+    ),
     ("is_in_normal_form", lambda nb: nb.metadata.update(widgets={"state": {}})),
     ("is_in_normal_form", lambda nb: nb.cells[2].metadata.update(execution={})),
-    ("is_in_normal_form", show(2, new_output("stream", text="<A object at 0x7f52a07bdc10>"))),
+    (
+        "is_in_normal_form",
+        show(2, new_output("stream", text="<A object at 0x7f52a07bdc10>")),
+    ),
     ("is_small", edit(1, source="## " + "x" * MAX_BYTES)),
     ("has_no_machine_path", edit(2, source="open('/home/me/x')")),
     ("has_no_machine_path", show(2, new_output("stream", text="at C:\\Users\\me"))),
@@ -476,20 +544,38 @@ BROKEN: list[tuple[str, Callable[[NotebookNode], object]]] = [
     ("was_run_in_order", lambda nb: nb.update(cells=nb.cells[:2])),
     ("outputs_are_clean", retag(4)),
     ("outputs_are_clean", retag(3, "raises-exception")),
-    ("outputs_are_clean", show(2, new_output("stream", name="stderr", text="a warning"))),
+    (
+        "outputs_are_clean",
+        show(2, new_output("stream", name="stderr", text="a warning")),
+    ),
     ("outputs_are_clean", show(2, WIDGET_VIEW)),
     ("nearly_every_cell_is_compared", more_cells("t()", 4, "nbval-ignore-output")),
-    ("nearly_every_cell_is_compared", edit(2, source="draw()  \n# NBVAL_IGNORE_OUTPUT")),
+    (
+        "nearly_every_cell_is_compared",
+        edit(2, source="draw()  \n# NBVAL_IGNORE_OUTPUT"),
+    ),
     ("nearly_every_cell_is_compared", retag(2, "nbval-skip")),
     ("figures_show_everywhere", lambda nb: nb.cells[2].outputs[0].data.pop(PNG)),
-    ("figures_show_everywhere", lambda nb: nb.cells[2].outputs[0].data.pop("text/plain")),
+    (
+        "figures_show_everywhere",
+        lambda nb: nb.cells[2].outputs[0].data.pop("text/plain"),
+    ),
     ("figures_show_everywhere", lambda nb: nb.cells[2].outputs[0].metadata.clear()),
-    ("figures_show_everywhere", lambda nb: nb.cells[3].outputs[0].metadata[PNG].update(alt=" ")),
-    ("figures_show_everywhere", show(2, figure({PNG: "x", "text/plain": "<Figure>"}, alt="A"))),
+    (
+        "figures_show_everywhere",
+        lambda nb: nb.cells[3].outputs[0].metadata[PNG].update(alt=" "),
+    ),
+    (
+        "figures_show_everywhere",
+        show(2, figure({PNG: "x", "text/plain": "<Figure>"}, alt="A")),
+    ),
     ("headings_are_in_order", edit(0, source="## Title")),
     ("headings_are_in_order", edit(1, source="# Title again")),
     ("headings_are_in_order", edit(1, source="### Too deep")),
-    ("headings_are_in_order", lambda nb: nb.cells.insert(0, new_markdown_cell("Hello", id="x"))),
+    (
+        "headings_are_in_order",
+        lambda nb: nb.cells.insert(0, new_markdown_cell("Hello", id="x")),
+    ),
     ("headings_are_in_order", lambda nb: nb.cells.insert(0, nb.cells.pop(2))),
     ("links_resolve", edit(1, source="[x](nowhere.md)")),
     ("links_resolve", edit(1, source="[x](#nowhere)")),

@@ -1,4 +1,6 @@
-"""The contracts that chapters run on what was built: the library passes, a broken copy does not."""
+"""The contracts that chapters run on what was built: the library passes, a broken copy
+does not.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ import torch
 from radix_lib import PageManager, RadixCache, RadixTree, Router
 from radix_lib.radix_cache import CacheNode
 from radix_lib.radix_tree import NO_PAGES, Match, TreeNode
-from radix_lib.teaching import contracts
-from radix_lib.teaching.notebook import cases, check, method_of
-from radix_lib.teaching.oracle import Memory
-from radix_lib.teaching.pool_view import kind_of
+from radix_lib.teaching.checks import contracts
+from radix_lib.teaching.checks.building import method_of
+from radix_lib.teaching.checks.check import cases, check
+from radix_lib.teaching.checks.oracle import Memory
+from radix_lib.teaching.figures.pool_snapshot import kind_of
 
 
 class MisfiledNode(TreeNode):
@@ -224,6 +227,11 @@ def test_a_class_grows_method_by_method():
 def test_a_structure_is_known_by_what_it_has():
     router = Router(RadixCache(PageManager(4)))
     things = [router, router.cache, router.page_manager, RadixTree()]
-    assert [kind_of(thing) for thing in things] == ["router", "cache", "manager", "tree"]
+    assert [kind_of(thing) for thing in things] == [
+        "router",
+        "cache",
+        "manager",
+        "tree",
+    ]
     with pytest.raises(ValueError, match="neither a tree nor a cache"):
         kind_of(Memory(4))

@@ -1,4 +1,6 @@
-"""The same state gives the same bytes, in every process: notebooks are compared to the byte."""
+"""The same state gives the same bytes, in every process: notebooks are compared to the
+byte.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,12 @@ import sys
 from pathlib import Path
 
 from radix_lib.router import Namespace
-from radix_lib.teaching.course_map import chapter_map, course_map
-from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.page_figure import draw_pages
-from radix_lib.teaching.scene import draw_scene
-from radix_lib.teaching.tree_figure import draw_tree
-from tests.teaching.scenes import SYSTEM, admit, decode, run, two_requests
+from radix_lib.teaching.figures.course_map import chapter_map, course_map
+from radix_lib.teaching.figures.figure import Figure
+from radix_lib.teaching.figures.page_figure import draw_pages
+from radix_lib.teaching.figures.scene import draw_scene
+from radix_lib.teaching.figures.tree_figure import draw_tree
+from tests.support.scenes import SYSTEM, admit, decode, run, two_requests
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +39,11 @@ def figures() -> list[Figure]:
 
 
 def digest() -> str:
-    parts = [p for f in figures() for p in (f.svg.encode(), f.png, f.text.encode(), f.alt.encode())]
+    parts = [
+        p
+        for f in figures()
+        for p in (f.svg.encode(), f.png, f.text.encode(), f.alt.encode())
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -49,9 +55,18 @@ def test_in_processes_that_hash_otherwise():
     def elsewhere(seed: str) -> str:
         code = "from tests.teaching.test_determinism import digest; print(digest())"
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": "C", "TZ": "Asia/Tokyo"},
-        )  # fmt: skip
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "LC_ALL": "C",
+                "TZ": "Asia/Tokyo",
+            },
+        )
         return done.stdout.strip()
 
     assert elsewhere("1") == elsewhere("2") == digest()

@@ -15,13 +15,23 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
-from radix_lib.teaching import figure, theme
-from radix_lib.teaching.canvas import Canvas
-from radix_lib.teaching.figure import Figure, MissingEngine
+from radix_lib.teaching.figures import figure, theme
+from radix_lib.teaching.figures.canvas import Canvas
+from radix_lib.teaching.figures.figure import Figure, MissingEngine
 
 NASTY = [
-    '"', "\\", "\\l\\N\\G", "<b>&amp;</b>", "{a|<p>b}", "a\nb", "&#65;", "%s", "é中😀", "]]>", "'",
-]  # fmt: skip
+    '"',
+    "\\",
+    "\\l\\N\\G",
+    "<b>&amp;</b>",
+    "{a|<p>b}",
+    "a\nb",
+    "&#65;",
+    "%s",
+    "é中😀",
+    "]]>",
+    "'",
+]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -33,7 +43,9 @@ def written(text: str, **how: Any) -> Figure:
 
 
 def texts(picture: Figure) -> list[str]:
-    return [element.text or "" for element in ET.fromstring(picture.svg).iter(f"{SVG}text")]
+    return [
+        element.text or "" for element in ET.fromstring(picture.svg).iter(f"{SVG}text")
+    ]
 
 
 def test_svg_png_text_and_alt_are_all_there():
@@ -59,8 +71,13 @@ def test_the_svg_shrinks_scales_and_speaks():
     assert (root.get("width"), root.get("height")) == ("120", "60")
     assert "max-width:100%" in root.get("style", "")
     assert root.get("role") == "img"
-    assert root.get("aria-label") == root.findtext(f"{SVG}title") == 'a box: say "hi" & <go>'
-    assert len(list(root.iter(f"{SVG}title"))) == 1  # none of the engine's, which pop up on hover
+    assert (
+        root.get("aria-label")
+        == root.findtext(f"{SVG}title")
+        == 'a box: say "hi" & <go>'
+    )
+    # none of the engine's, which pop up on hover
+    assert len(list(root.iter(f"{SVG}title"))) == 1
 
 
 def test_jupyterlab_finds_the_namespace_where_it_looks_for_it():
@@ -88,7 +105,9 @@ def test_the_png_has_the_colours_of_the_theme(state: str):
 
 
 @pytest.mark.parametrize("text", NASTY)
-@pytest.mark.parametrize("how", [{}, {"mono": True}, {"bold": True, "align": "center"}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"mono": True}, {"bold": True, "align": "center"}], ids=str
+)
 def test_any_text_is_shown_as_it_is(text: str, how: dict[str, Any]):
     assert "\n".join(texts(written(text, **how))) == text
     assert written(text, **how).png.startswith(b"\x89PNG")
@@ -136,5 +155,7 @@ def test_bad_source_is_told():
 
 def test_the_remedy_names_the_version_that_the_project_pins():
     project = Path(__file__).parents[2] / "pyproject.toml"
-    pinned = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    pinned = tomllib.loads(project.read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
     assert figure.ENGINE_PIN in pinned

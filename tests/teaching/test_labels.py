@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radix_lib.teaching.labels import (
+from radix_lib.teaching.figures.labels import (
     columns,
     count,
     id_ranges,
@@ -34,9 +34,17 @@ def test_visible_text_has_no_white_space_and_nothing_invisible(text: str):
 
 @pytest.mark.parametrize(
     ("raw", "shown"),
-    [(" a  b", "·a··b"), ("a\nb", "a¶b"), ("\t", "→"), ("\u200b", r"\u200b"), ("\x00", r"\x00"),
-     ("é中😀", "é中😀"), ("\ufffd", "□"), ("\u202e", r"\u202e")],
-)  # fmt: skip
+    [
+        (" a  b", "·a··b"),
+        ("a\nb", "a¶b"),
+        ("\t", "→"),
+        ("\u200b", r"\u200b"),
+        ("\x00", r"\x00"),
+        ("é中😀", "é中😀"),
+        ("\ufffd", "□"),
+        ("\u202e", r"\u202e"),
+    ],
+)
 def test_what_cannot_be_seen_gets_a_mark(raw: str, shown: str):
     assert visible(raw) == shown
 

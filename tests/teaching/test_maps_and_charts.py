@@ -1,4 +1,6 @@
-"""The maps of the course, and the charts: their numbers as text, their pictures as PNG."""
+"""The maps of the course, and the charts: their numbers as text, their pictures as
+PNG.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,15 @@ from PIL import Image
 
 import radix_lib
 from radix_lib.page_manager import PageManager
-from radix_lib.teaching import charts
-from radix_lib.teaching.course_map import CHAPTERS, OPTIONAL, PARTS, chapter_map, course_map
-from tests.teaching.scenes import new_router, run, two_requests
+from radix_lib.teaching.figures import charts
+from radix_lib.teaching.figures.course_map import (
+    CHAPTERS,
+    OPTIONAL,
+    PARTS,
+    chapter_map,
+    course_map,
+)
+from tests.support.scenes import new_router, run, two_requests
 
 
 @pytest.mark.parametrize("here", [None, *range(12)])
@@ -66,7 +74,9 @@ def sharing() -> charts.Chart:
 
 CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
     "lines": (
-        lambda: charts.draw_lines({"a": [(1, 2), (1000, 3)]}, "x", "y", "Lines", log=True),
+        lambda: charts.draw_lines(
+            {"a": [(1, 2), (1000, 3)]}, "x", "y", "Lines", log=True
+        ),
         "Lines\n    x  a\n    1  2\n1,000  3",
     ),
     "time to first token": (
@@ -77,7 +87,9 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
         "          960            125",
     ),
     "hit rate": (
-        lambda: charts.draw_hit_rate({"lru": [(9, 0.5), (4, 0.25)], "mru": [(9, 0.125)]}),
+        lambda: charts.draw_hit_rate(
+            {"lru": [(9, 0.5), (4, 0.25)], "mru": [(9, 0.125)]}
+        ),
         "Hit rate\n"
         "capacity in tokens   lru    mru\n"
         "                 4  0.25\n"
@@ -85,9 +97,7 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
     ),
     "tokens": (
         lambda: charts.draw_tokens({"chat": {"reused": 5200, "evicted": 7}}),
-        "Tokens\n"
-        "tokens  reused  evicted\n"
-        "  chat   5,200        7",
+        "Tokens\ntokens  reused  evicted\n  chat   5,200        7",
     ),
     "timeline": (
         lambda: charts.draw_timeline(
@@ -99,7 +109,9 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
         "   2   decode 1  prefill 8",
     ),
     "prediction": (
-        lambda: charts.draw_prediction({"chat": [(1.5, 2.0)], "few-shot": [(3.0, 2.5)]}, "s"),
+        lambda: charts.draw_prediction(
+            {"chat": [(1.5, 2.0)], "few-shot": [(3.0, 2.5)]}, "s"
+        ),
         "Cost model and measurement\n"
         "          measured  predicted\n"
         "    chat       1.5          2\n"
@@ -122,7 +134,7 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
         "         stored       0      0   13\n"
         "without sharing       0      0   13",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -136,7 +148,13 @@ def test_a_chart_is_a_picture_and_its_numbers(name: str):
     assert metadata["alt"].startswith(f"Chart: {text.splitlines()[0]}. ")
     assert all(word in chart.alt for word in text.split()[-2:])
     image = Image.open(io.BytesIO(chart.png)).convert("RGBA")
-    assert image.getpixel((1, 1)) == (255, 255, 255, 255)  # painted, so dark pages do no harm
+    # painted, so dark pages do no harm
+    assert image.getpixel((1, 1)) == (
+        255,
+        255,
+        255,
+        255,
+    )
     assert len(image.getcolors(2**24) or []) > 5
     assert draw().png == chart.png
 
@@ -146,7 +164,10 @@ def test_a_map_of_thousands_of_pages():
     for i in range(40):
         run(router, f"{i} " * 150)
     chart = charts.draw_pool_map(router)
-    numbers = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+)$", chart.text, re.MULTILINE)]
+    numbers = [
+        int(n.replace(",", ""))
+        for n in re.findall(r"([\d,]+)$", chart.text, re.MULTILINE)
+    ]
     assert sum(numbers) == 6001
     assert len(chart.png) < 40_000
     assert charts.draw_pool_map(PageManager(3, 1)).text.endswith("private      0")
@@ -154,7 +175,7 @@ def test_a_map_of_thousands_of_pages():
 
 def test_pictures_of_trees_need_neither_matplotlib_nor_torch():
     code = (
-        "import sys; from radix_lib.teaching import scene, course_map; "
+        "import sys; from radix_lib.teaching import draw_scene, course_map; "
         "print([m for m in ('torch', 'matplotlib', 'transformers') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code]

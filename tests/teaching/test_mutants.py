@@ -1,4 +1,6 @@
-"""Every executor and cache that is broken on purpose is caught, and by the check that is named."""
+"""Every executor and cache that is broken on purpose is caught, and by the check that
+is named.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from radix_lib.teaching.mutants import MUTANTS, TOLERANCE, Finding, Mutant, examine
-from radix_lib.teaching.verify import tiny_model
+from radix_lib.teaching.checks.cache_states import tiny_model
+from radix_lib.teaching.checks.mutants import (
+    MUTANTS,
+    TOLERANCE,
+    Finding,
+    Mutant,
+    examine,
+)
 
 TOKENS = list(range(1, 23))  # ends inside a page of four
 

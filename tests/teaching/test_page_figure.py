@@ -1,4 +1,6 @@
-"""The strip, the rows and the scene that links them to the tree: the same ids and states in all."""
+"""The strip, the rows and the scene that links them to the tree: the same ids and
+states in all.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,20 @@ import numpy as np
 import pytest
 
 from radix_lib.page_manager import PageManager
-from radix_lib.teaching import theme
-from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.labels import columns
-from radix_lib.teaching.page_figure import CELL, HEIGHT, draw_pages, rows_part, strip_part
-from radix_lib.teaching.pool_view import names_of, pool_view
-from radix_lib.teaching.scene import draw_scene
-from radix_lib.teaching.views import Marks
-from tests.teaching.scenes import SYSTEM, admit, decode, new_router, run, two_requests
+from radix_lib.teaching.figures import theme
+from radix_lib.teaching.figures.figure import Figure
+from radix_lib.teaching.figures.labels import columns
+from radix_lib.teaching.figures.page_figure import (
+    CELL,
+    HEIGHT,
+    draw_pages,
+    rows_part,
+    strip_part,
+)
+from radix_lib.teaching.figures.pool_snapshot import names_of, pool_snapshot
+from radix_lib.teaching.figures.scene import draw_scene
+from radix_lib.teaching.figures.tree_snapshot import Marks
+from tests.support.scenes import SYSTEM, admit, decode, new_router, run, two_requests
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -26,8 +34,13 @@ def cells(figure: Figure) -> list[tuple[str, str]]:
     found, fill = [], ""
     for element in ET.fromstring(figure.svg).iter():
         if element.tag == f"{SVG}polygon":
-            corners = [tuple(map(float, p.split(","))) for p in element.get("points", "").split()]
-            sizes = [round(max(axis) - min(axis)) for axis in zip(*corners, strict=True)]
+            corners = [
+                tuple(map(float, p.split(",")))
+                for p in element.get("points", "").split()
+            ]
+            sizes = [
+                round(max(axis) - min(axis)) for axis in zip(*corners, strict=True)
+            ]
             if sizes == [CELL, HEIGHT] and element.get("stroke") != "none":
                 fill = element.get("fill", "")
         text = element.text or ""
@@ -47,7 +60,9 @@ def shared_pages() -> tuple[PageManager, dict[str, tuple[np.ndarray, int]]]:
 def test_the_ascii_drawing_of_two_rows_is_closed_on_all_sides():
     top, *_, between, _, _, bottom = draw_pages(PageManager(14, 4)).text.splitlines()
     assert top == "┌" + "┬".join(["─" * 7] * 12) + "┐"
-    assert between == "├" + "┼".join(["─" * 7] * 2) + "┼" + "┴".join(["─" * 7] * 10) + "┘"
+    assert (
+        between == "├" + "┼".join(["─" * 7] * 2) + "┼" + "┴".join(["─" * 7] * 10) + "┘"
+    )
     assert bottom == "└" + "┴".join(["─" * 7] * 2) + "┘"
 
 
@@ -76,7 +91,23 @@ def test_the_pages_of_chapter_03_with_two_page_tables():
         assert fact in figure.alt
     assert "B has pages 0–1, 3–4; 14 of 64 places empty." in figure.alt
     ids = [name for _, name in cells(figure)]
-    assert ids == ["0", "1", "2", "3", "4", "5", "6", "7", "0", "1", "2", "0", "1", "3", "4"]
+    assert ids == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+        "7",
+        "0",
+        "1",
+        "2",
+        "0",
+        "1",
+        "3",
+        "4",
+    ]
 
 
 def test_the_tail_is_filled_as_far_as_it_is_used():
@@ -96,7 +127,9 @@ def test_the_scene_says_the_same_of_a_page_in_all_three_places():
     router, lease = two_requests()
     run(router, SYSTEM + "Who wrote Faust?")
     other = admit(router, SYSTEM + "Who wrote Emma?")
-    figure = draw_scene(router, decode=decode, counters={"requests": 4}, caption="Four requests")
+    figure = draw_scene(
+        router, decode=decode, counters={"requests": 4}, caption="Four requests"
+    )
     by_id: dict[str, set[str]] = {}
     for fill, name in cells(figure):
         by_id.setdefault(name, set()).add(fill)
@@ -107,13 +140,18 @@ def test_the_scene_says_the_same_of_a_page_in_all_three_places():
     assert by_id[str(other.page_table[-1])] <= {new, "none"}
     lines = figure.text.splitlines()
     assert lines[:2] == [
-        "Four requests", "tokens reused 72 · pages free 20 of 40 · requests 4",
-    ]  # fmt: skip
+        "Four requests",
+        "tokens reused 72 · pages free 20 of 40 · requests 4",
+    ]
     assert lease.n_cached + other.n_cached == 36 + 36
     assert router.page_manager.n_free == 40 - 10 - 4 - 4 - 2
-    assert any(line.startswith("└─ A  You·are") and "= reused" in line for line in lines)
+    assert any(
+        line.startswith("└─ A  You·are") and "= reused" in line for line in lines
+    )
     assert any(line.startswith("R1: pages =0 =1") for line in lines)
-    assert any("36 reused · 8 computed" in line and "Who·wrote·Emma?" in line for line in lines)
+    assert any(
+        "36 reused · 8 computed" in line and "Who·wrote·Emma?" in line for line in lines
+    )
     for word in ("TREE", "PAGES", "REQUESTS AND THEIR PAGE TABLES", "R1", "R2"):
         assert word in figure.svg
     assert "Radix tree of" in figure.alt
@@ -166,7 +204,7 @@ def test_a_pool_in_a_hundred_pieces_is_cut_and_the_rest_counted():
     manager = PageManager(400, 4)
     pages = manager.allocate(400)
     manager.release(pages[::2])
-    part = strip_part(pool_view(manager), limit=65)
+    part = strip_part(pool_snapshot(manager), limit=65)
     assert part.lines[-3].endswith("│ + 336 │")
     assert part.lines[-2].endswith("│ pages │")
     assert len(part.lines) == 1 + 3 * 6
@@ -175,8 +213,9 @@ def test_a_pool_in_a_hundred_pieces_is_cut_and_the_rest_counted():
 def test_what_is_cut_off_counts_the_pages_inside_runs():
     manager = PageManager(400, 4)
     pages = manager.allocate(400)
-    manager.release(pages[np.arange(400) % 20 < 8])  # runs of 8 free and 12 held, told by 1 and 3
-    lines = strip_part(pool_view(manager), limit=21).lines
+    # runs of 8 free and 12 held, told by 1 and 3
+    manager.release(pages[np.arange(400) % 20 < 8])
+    lines = strip_part(pool_snapshot(manager), limit=21).lines
     shown = 5 * 20  # five times both runs, in 20 cells
     assert f"+ {400 - shown}" in lines[-3]
 
@@ -196,13 +235,13 @@ def test_owners_fit_into_their_cell(names: list[str], shown: str):
 def test_wide_ids_and_wide_letters_stay_in_their_columns():
     manager = PageManager(12_000, 4)
     manager.rebuild(np.ones(12_000, np.int32))
-    part = strip_part(pool_view(manager, {"日本語": [11_999]}))
+    part = strip_part(pool_snapshot(manager, {"日本語": [11_999]}))
     assert len({columns(line) for line in part.lines[:3]}) == 1
 
 
 @pytest.mark.parametrize("n_pages", [1, 12, 13, 65])
 def test_the_drawing_is_a_whole_table(n_pages: int):
-    lines = strip_part(pool_view(PageManager(n_pages, 4))).lines
+    lines = strip_part(pool_snapshot(PageManager(n_pages, 4))).lines
     assert lines[0][0] + lines[0][-1] + lines[-1][0] + lines[-1][-1] == "┌┐└┘"
     assert len(lines) == 1 + 3 * -(-n_pages // 12)
     assert max(map(len, lines)) <= 100
@@ -212,10 +251,14 @@ def test_marks_are_given_by_page_or_by_node():
     router, _ = two_requests()
     node = next(router.cache.nodes())
     assert Marks.of([node], [], []) == Marks.of(node.pages, (), ())
-    view = pool_view(router, {}, Marks.of([], [], [30]))
-    assert (view.state(0), view.state(30), view.state(31)) == ("locked", "evicted", "free")
+    view = pool_snapshot(router, {}, Marks.of([], [], [30]))
+    assert (view.state(0), view.state(30), view.state(31)) == (
+        "locked",
+        "evicted",
+        "free",
+    )
 
 
 def test_a_part_without_requests_has_no_rows():
-    assert rows_part(pool_view(PageManager(4, 4))).lines == []
+    assert rows_part(pool_snapshot(PageManager(4, 4))).lines == []
     assert "REQUESTS" not in draw_scene(new_router()).svg

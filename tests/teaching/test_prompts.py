@@ -1,4 +1,6 @@
-"""The texts that the chapters run on: complete, and shared as their descriptions say."""
+"""The texts that the chapters run on: complete, and shared as their descriptions
+say.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,17 @@ from itertools import pairwise
 
 import pytest
 
-from radix_lib.teaching.prompts import few_shot_prompts, workload
+from radix_lib.texts import few_shot_prompts, workload
 
 NAMES = ["support_desk", "few_shot", "tutoring", "agent", "documents"]
 
 
 def _beginning(a: str, b: str) -> str:
     """What two texts share at the front."""
-    n = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    n = next(
+        (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+        min(len(a), len(b)),
+    )
     return a[:n]
 
 
@@ -22,7 +27,9 @@ def test_a_workload_is_several_different_requests(name: str):
     requests = workload(name)
     assert len(requests) >= 4
     assert len(set(requests)) == len(requests)
-    assert all(request == request.strip() and "  " not in request for request in requests)
+    assert all(
+        request == request.strip() and "  " not in request for request in requests
+    )
 
 
 @pytest.mark.parametrize("name", ["tutoring", "agent"])
@@ -58,5 +65,7 @@ def test_more_few_shot_prompts_than_there_are_is_refused(n: int):
 
 
 def test_an_unknown_workload_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"no workload 'chat'.*few_shot.*agent, documents"):
+    with pytest.raises(
+        ValueError, match=r"no workload 'chat'.*few_shot.*agent, documents"
+    ):
         workload("chat")

@@ -1,4 +1,6 @@
-"""The recorder: every operation a frame, in words that are true; and the film strips of them."""
+"""The recorder: every operation a frame, in words that are true; and the film strips of
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ import pytest
 from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import RadixTree
-from radix_lib.teaching.film import film_strip
-from radix_lib.teaching.narration import pages_of
-from radix_lib.teaching.recorder import Recorder
-from tests.teaching.scenes import SYSTEM, admit, decode, encode, new_router, run
+from radix_lib.teaching.films.film import film_strip
+from radix_lib.teaching.films.narration import pages_of
+from radix_lib.teaching.films.recorder import Recorder
+from tests.support.scenes import SYSTEM, admit, decode, encode, new_router, run
 
 
 def words(film: Recorder) -> list[str]:
@@ -64,8 +66,13 @@ def test_a_cache():
     ]
     assert [frame.marks.evicted for frame in film.frames[3:5]] == [{2}, {1}]
     assert [[ghost.letter for ghost in frame.ghosts] for frame in film.frames] == [
-        [], [], [], ["A"], ["A"], []
-    ]  # fmt: skip
+        [],
+        [],
+        [],
+        ["A"],
+        ["A"],
+        [],
+    ]
 
 
 def test_a_lock_says_what_it_protects_beyond_others():
@@ -120,8 +127,15 @@ def test_steps_show_the_inside_of_a_request():
     film = Recorder(router, steps=True)
     run(router, "what is new, then?")
     assert [text.partition(":")[0] for text in words(film)] == [
-        "match", "lock", "evict", "allocate", "admit", "insert", "unlock", "finish"
-    ]  # fmt: skip
+        "match",
+        "lock",
+        "evict",
+        "allocate",
+        "admit",
+        "insert",
+        "unlock",
+        "finish",
+    ]
     assert sum("is split" in text for text in words(film)) == 1
 
 
@@ -168,15 +182,20 @@ def test_recording_changes_nothing():
         router, chance = new_router(24), random.Random(7)
         film = Recorder(router, steps=True) if record else None
         for _ in range(60):
-            lease = admit(router, "".join(chance.choices("ab", k=chance.randint(1, 20))))
+            lease = admit(
+                router, "".join(chance.choices("ab", k=chance.randint(1, 20)))
+            )
             chance.choice([router.finish, router.cancel, router.commit])(lease)
             if lease in router.leases:
                 router.cancel(lease)
             router.check_integrity()
         if film:
-            for frame in film.frames:  # each frame's pages add up, in the middle of things too
+            # each frame's pages add up, in the middle of things too
+            for frame in film.frames:
                 assert frame.pool
-                assert pages_of(frame.tree) <= {p for p, n in enumerate(frame.pool.counts) if n}
+                assert pages_of(frame.tree) <= {
+                    p for p, n in enumerate(frame.pool.counts) if n
+                }
         nodes = [(node.key, node.pages.tolist()) for node in router.cache.nodes()]
         return [nodes, router.page_manager.ref_counts.tolist()]
 
@@ -206,7 +225,7 @@ def test_merge_makes_one_frame_of_several():
     assert film.frames[0].marks.hit == {1}
 
 
-# ------------------------------------------------------------------------------------ film strips
+# ------------------------------------------------------------------------------------ f
 
 
 def filmed() -> Recorder:
@@ -248,7 +267,11 @@ def test_nodes_stand_at_the_same_place_in_each_frame():
 def test_wide_trees_get_fewer_columns():
     film = filmed()
     widths = [
-        float(film_strip(film.frames, columns).svg.partition('width="')[2].partition('"')[0])
+        float(
+            film_strip(film.frames, columns)
+            .svg.partition('width="')[2]
+            .partition('"')[0]
+        )
         for columns in (1, 2, 3, 9)
     ]
     assert widths[0] < widths[1] <= 1.5 * 700 + 72

@@ -8,28 +8,40 @@ import matplotlib
 import numpy as np
 import pytest
 
-from radix_lib.teaching import theme
+from radix_lib.teaching.figures import theme
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, for linear RGB.
 VISION = {
     "usual": np.eye(3),
-    "protanopia": np.array([
-        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ]),
-    "deuteranopia": np.array([
-        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ]),
-    "tritanopia": np.array([
-        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ]),
-}  # fmt: skip
-TO_XYZ = np.array([
-    [0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-    [0.0193339, 0.1191920, 0.9503041],
-])  # fmt: skip
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 
 
 def linear(color: str) -> np.ndarray:
@@ -74,11 +86,17 @@ def test_text_can_be_read_on_paper_and_where_the_reader_is():
 
 
 def test_the_palette_is_the_agreed_one():
-    fills = {name: theme.STATES[name].fill for name in ("idle", "hit", "new", "locked", "evicted")}
+    fills = {
+        name: theme.STATES[name].fill
+        for name in ("idle", "hit", "new", "locked", "evicted")
+    }
     assert fills == {
-        "idle": "#FFFFFF", "hit": "#99DDFF", "new": "#F0E442", "locked": "#CC79A7",
+        "idle": "#FFFFFF",
+        "hit": "#99DDFF",
+        "new": "#F0E442",
+        "locked": "#CC79A7",
         "evicted": "#D55E00",
-    }  # fmt: skip
+    }
     assert theme.STATES["new"].mark == "+"
     assert theme.STATES["locked"].border == "double"
     assert theme.STATES["evicted"].border == "dashed"
@@ -86,7 +104,9 @@ def test_the_palette_is_the_agreed_one():
 
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("pair", [*combinations(theme.STATES, 2)], ids=" and ".join)
-def test_states_differ_by_a_second_mark_and_most_by_colour(pair: tuple[str, str], vision: str):
+def test_states_differ_by_a_second_mark_and_most_by_colour(
+    pair: tuple[str, str], vision: str
+):
     one, other = (theme.STATES[name] for name in pair)
     assert (one.mark, one.border) != (other.mark, other.border)
     assert distance(one.fill, other.fill, vision) >= 10
@@ -94,10 +114,16 @@ def test_states_differ_by_a_second_mark_and_most_by_colour(pair: tuple[str, str]
 
 def test_lines_of_charts_differ_by_dashes_and_marker():
     colors, dashes, markers = zip(*theme.LINES, strict=True)
-    assert len(set(map(str, dashes))) == len(set(markers)) == len(set(colors)) == len(theme.LINES)
+    assert (
+        len(set(map(str, dashes)))
+        == len(set(markers))
+        == len(set(colors))
+        == len(theme.LINES)
+    )
     assert all(contrast(color, theme.PAPER) >= 3 for color in colors)
 
 
 def test_the_style_of_charts_is_one_that_matplotlib_knows():
-    with matplotlib.rc_context(theme.CHART_STYLE):  # it refuses a name that it does not know
+    # it refuses a name that it does not know
+    with matplotlib.rc_context(theme.CHART_STYLE):
         assert matplotlib.rcParams["savefig.facecolor"] == theme.PAPER

@@ -1,4 +1,6 @@
-"""The drawing of a tree: what it tells, in all three forms, and what stays from step to step."""
+"""The drawing of a tree: what it tells, in all three forms, and what stays from step to
+step.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +17,41 @@ from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import RadixTree
 from radix_lib.router import Namespace, Router
-from radix_lib.teaching import theme
-from radix_lib.teaching.canvas import Canvas
-from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.labels import columns
-from radix_lib.teaching.tree_figure import draw_tree, tree_part
-from radix_lib.teaching.tree_layout import TreeLayout
-from radix_lib.teaching.views import Letters, Marks, letters_of
-from tests.teaching.scenes import SYSTEM, decode, new_router, run, two_requests
+from radix_lib.teaching.figures import theme
+from radix_lib.teaching.figures.canvas import Canvas
+from radix_lib.teaching.figures.figure import Figure
+from radix_lib.teaching.figures.labels import columns
+from radix_lib.teaching.figures.tree_figure import draw_tree, tree_part
+from radix_lib.teaching.figures.tree_layout import TreeLayout
+from radix_lib.teaching.figures.tree_snapshot import Letters, Marks, letters_of
+from tests.support.scenes import SYSTEM, decode, new_router, run, two_requests
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def boxes(figure: Figure) -> dict[str, tuple[str, str, float, float]]:
-    """By its letter: how a node's box is filled, whether it is dashed, its left and top edge."""
+    """By its letter: how a node's box is filled, whether it is dashed, its left and top
+    edge.
+    """
     found, shapes = {}, []
     for element in ET.fromstring(figure.svg).iter():
         if element.tag == f"{SVG}polygon":
-            corners = [tuple(map(float, p.split(","))) for p in element.get("points", "").split()]
+            corners = [
+                tuple(map(float, p.split(",")))
+                for p in element.get("points", "").split()
+            ]
             left, top = (min(axis) for axis in zip(*corners, strict=True))
-            shapes.append((element.get("fill", ""), element.get("stroke-dasharray", ""), left, top))
-        is_letter = element.tag == f"{SVG}text" and re.fullmatch("[A-Z]{1,3}", element.text or "")
+            shapes.append(
+                (
+                    element.get("fill", ""),
+                    element.get("stroke-dasharray", ""),
+                    left,
+                    top,
+                )
+            )
+        is_letter = element.tag == f"{SVG}text" and re.fullmatch(
+            "[A-Z]{1,3}", element.text or ""
+        )
         if is_letter and element.get("font-weight") == "bold":
             double = shapes[-1][0] == "none"  # the second border lies on the first box
             found[element.text or ""] = shapes[-1 - double]
@@ -44,7 +60,9 @@ def boxes(figure: Figure) -> dict[str, tuple[str, str, float, float]]:
 
 def test_one_picture_tells_tokens_pages_locks_and_what_was_reused():
     router, lease = two_requests()
-    figure = draw_tree(router.cache, decode=decode, hit=lease.page_table[:9], caption="Step 2")
+    figure = draw_tree(
+        router.cache, decode=decode, hit=lease.page_table[:9], caption="Step 2"
+    )
     assert figure.text == (
         "Step 2\n"
         "root\n"
@@ -56,7 +74,16 @@ def test_one_picture_tells_tokens_pages_locks_and_what_was_reused():
         "A under the root: 36 tokens, pages 0–8, locked 1, = reused. B under A: 4 tokens, page 9."
     )
     words = [e.text for e in ET.fromstring(figure.svg).iter(f"{SVG}text")]
-    for word in ("A", "=", "36 tokens · pages 0–8", "locked 1", "B", "·2+2", "root", "reused"):
+    for word in (
+        "A",
+        "=",
+        "36 tokens · pages 0–8",
+        "locked 1",
+        "B",
+        "·2+2",
+        "root",
+        "reused",
+    ):
         assert word in words
     found = boxes(figure)
     assert (found["A"][0], found["B"][0]) == ("#99ddff", "#ffffff")
@@ -79,7 +106,11 @@ def test_letters_stay_through_splits_and_the_lower_part_keeps_its_own():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=9), st.booleans()), max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 2), max_size=9), st.booleans()), max_size=12
+    )
+)
 def test_a_letter_means_the_same_node_for_good(steps: list[tuple[list[int], bool]]):
     cache = RadixCache(PageManager(200, 1))
     letters, known = Letters(), {}
@@ -92,14 +123,21 @@ def test_a_letter_means_the_same_node_for_good(steps: list[tuple[list[int], bool
             cache.evict(1 + sum(tokens) % cache.n_evictable)
         view = letters.view(cache)
         nodes = list(cache.nodes())
-        assert len({node.letter for node in view.nodes}) == len(nodes) == len(view.nodes)
+        assert (
+            len({node.letter for node in view.nodes}) == len(nodes) == len(view.nodes)
+        )
         for node, drawn in zip(nodes, view.nodes, strict=True):
             assert known.setdefault(drawn.letter, node) is node
             assert drawn.tokens == np.frombuffer(node.key, np.uint32).tolist()
             assert drawn.pages == tuple(node.pages)
         layout = TreeLayout(view.nodes, {}, 1)
         places = set()
-        for first, last, row in layout.boxes.values():  # no two boxes lie on one another
+        # no two boxes lie on one another
+        for (
+            first,
+            last,
+            row,
+        ) in layout.boxes.values():
             cells = {(column, row) for column in range(first, last + 1)}
             assert cells
             assert not cells & places
@@ -109,7 +147,12 @@ def test_a_letter_means_the_same_node_for_good(steps: list[tuple[list[int], bool
 def test_frames_laid_out_with_one_another_keep_every_node_in_its_place():
     router = new_router()
     letters, frames = Letters(), []
-    for text in ("Hello, you.", "Hello, two of you.", "Hallo.......", "Hello, two of them."):
+    for text in (
+        "Hello, you.",
+        "Hello, two of you.",
+        "Hallo.......",
+        "Hello, two of them.",
+    ):
         run(router, text)
         frames.append(letters.view(router.cache))
     everything = [node for frame in frames for node in frame.nodes]
@@ -195,7 +238,8 @@ def test_a_large_tree_is_folded_and_the_count_says_how_much():
     assert tokens + sum(int(n.replace(",", "")) for _, n in folds) == 4 * 67
     assert figure.alt.endswith("And 57 more nodes.")
     marked = list(cache.nodes())[-1]
-    assert "= reused" in draw_tree(cache, limit=10, hit=[marked]).text  # a mark is never folded
+    # a mark is never folded
+    assert "= reused" in draw_tree(cache, limit=10, hit=[marked]).text
 
 
 def test_folds_hang_below_a_root_too():
@@ -220,8 +264,10 @@ def test_every_namespace_has_its_root():
         run(router, "The same prompt.", namespace)
     figure = draw_tree(router.cache, decode=decode)
     assert [line for line in figure.text.splitlines() if line.startswith("root")] == [
-        "root", "root of namespace alice", "root of namespace <lora>·&·co",
-    ]  # fmt: skip
+        "root",
+        "root of namespace alice",
+        "root of namespace <lora>·&·co",
+    ]
     words = [e.text for e in ET.fromstring(figure.svg).iter(f"{SVG}text")]
     assert words.count("root") == 3
     assert "namespace <lora>·&·co" in words
@@ -275,7 +321,11 @@ def test_token_text_ends_inside_its_box(text: str):
     tree.insert(range(1, 90), np.arange(89))
     figure = draw_tree(tree, decode=lambda _: text)
     left = next(iter(boxes(figure).values()))[2]
-    words = [e for e in ET.fromstring(figure.svg).iter(f"{SVG}text") if "Cousine" in str(e.attrib)]
+    words = [
+        e
+        for e in ET.fromstring(figure.svg).iter(f"{SVG}text")
+        if "Cousine" in str(e.attrib)
+    ]
     assert len(words) == 1
     end = float(words[0].get("x", "")) + 6.6 * columns(words[0].text or "")
     assert left + 150 < end < left + 190
@@ -286,7 +336,9 @@ def test_the_figure_is_as_wide_as_a_notebook_shows():
     run(router, SYSTEM + "Who wrote Faust?")
     widths = []
     for caption in ("", "A caption that is much longer than the figure is wide. " * 4):
-        data: dict[str, Any] = draw_tree(router.cache, caption=caption)._repr_mimebundle_()[1]
+        data: dict[str, Any] = draw_tree(
+            router.cache, caption=caption
+        )._repr_mimebundle_()[1]
         widths.append(data["image/png"]["width"])
     assert widths == [theme.WIDTH, theme.WIDTH]
 

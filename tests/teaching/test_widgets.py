@@ -1,4 +1,6 @@
-"""The widgets without a browser: set a value, press a button, read what they say and show."""
+"""The widgets without a browser: set a value, press a button, read what they say and
+show.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,7 @@ import ipywidgets
 import pytest
 
 from radix_lib.radix_model import RadixAttentionModel
-from radix_lib.teaching.charts import Chart, draw_tokens
-from radix_lib.teaching.recorder import Recorder
-from radix_lib.teaching.widgets import (
+from radix_lib.teaching import (
     EvictionLab,
     Lab,
     LiveChat,
@@ -25,7 +25,9 @@ from radix_lib.teaching.widgets import (
     Stepper,
     TreeExplorer,
 )
-from tests.teaching.scenes import new_router, run
+from radix_lib.teaching.figures.charts import Chart, draw_tokens
+from radix_lib.teaching.films.recorder import Recorder
+from tests.support.scenes import new_router, run
 
 
 def shape(cache: Any) -> list[object]:
@@ -38,7 +40,7 @@ def controls(lab: Lab) -> list[Any]:
     return [control for box in boxes for control in box.children]
 
 
-# ------------------------------------------------------------------------------------------- all
+# --------------------------------------------------------------------------------------
 
 MAKERS: dict[str, Callable[[], Lab]] = {
     "TreeExplorer": TreeExplorer,
@@ -64,12 +66,17 @@ def test_a_widget_shows_itself_and_a_static_figure(name: str):
 def test_a_widget_may_show_a_chart():
     class Bars(Lab):
         def draw(self) -> Chart:
-            return draw_tokens({"R1": {"reused": 3, "computed": 5}}, caption='<So> "far"')
+            return draw_tokens(
+                {"R1": {"reused": 3, "computed": 5}}, caption='<So> "far"'
+            )
 
     lab = Bars([])
     lab.act(lambda: "")
     shown = lab._picture.value
-    assert 'alt="Chart: &lt;So&gt; &quot;far&quot;. tokens, reused, computed; R1, 3, 5."' in shown
+    assert (
+        'alt="Chart: &lt;So&gt; &quot;far&quot;. tokens, reused, computed; R1, 3, 5."'
+        in shown
+    )
     assert f"data:image/png;base64,{base64.b64encode(lab.figure.png).decode()}" in shown
 
 
@@ -93,7 +100,9 @@ def test_whatever_is_pressed_nothing_breaks(name: str, seed: int):
             case ipywidgets.Button():
                 control.click()
             case ipywidgets.Text():
-                control.value = chance.choice(["", "a", "You are", "é" * 9, "x y z " * 40])
+                control.value = chance.choice(
+                    ["", "a", "You are", "é" * 9, "x y z " * 40]
+                )
             case ipywidgets.Dropdown() | ipywidgets.SelectionSlider():
                 if control.options:
                     control.value = chance.choice(control.options)
@@ -114,7 +123,7 @@ def test_what_the_reader_types_is_shown_as_text():
     assert "&lt;b&gt;bold" in lab._code.value
 
 
-# --------------------------------------------------------------------------------------- Stepper
+# --------------------------------------------------------------------------------------
 
 
 def test_stepper_goes_through_recorded_frames():
@@ -144,7 +153,7 @@ def test_stepper_without_frames_is_refused():
         Stepper([])
 
 
-# ---------------------------------------------------------------------------------- TreeExplorer
+# ---------------------------------------------------------------------------------- Tre
 
 
 def press(lab: TreeExplorer, *names: str) -> TreeExplorer:
@@ -156,14 +165,17 @@ def press(lab: TreeExplorer, *names: str) -> TreeExplorer:
 def test_explorer_begins_with_a_story():
     lab = TreeExplorer()
     assert [frame.words.partition(":")[0] for frame in lab.frames] == [
-        "an empty cache", "insert", "insert", "match"
-    ]  # fmt: skip
+        "an empty cache",
+        "insert",
+        "insert",
+        "match",
+    ]
     assert not lab.refused
 
 
 def test_the_code_of_the_explorer_gives_the_same_tree():
     lab = TreeExplorer()
-    lab.text.value = 'A quote " and a \' and a \\ and a \n line'
+    lab.text.value = "A quote \" and a ' and a \\ and a \n line"
     press(lab, "insert", "lock", "match", "evict")
     lab.pick.value = lab.pick.options[2]
     assert lab.text.value == lab.pick.value
@@ -176,7 +188,10 @@ def test_the_code_of_the_explorer_gives_the_same_tree():
 
 def test_undo_takes_operations_back_one_by_one():
     lab = TreeExplorer()
-    shapes, operations = [shape(lab.cache)], ["insert", "lock", "evict", "unlock", "match"]
+    shapes, operations = (
+        [shape(lab.cache)],
+        ["insert", "lock", "evict", "unlock", "match"],
+    )
     lab.text.value = "You are a helpful pirate."
     for name in operations:
         press(lab, name)
@@ -209,11 +224,19 @@ def test_stepping_back_changes_nothing():
     [
         ("", ["match"], "The text is empty"),
         ("abc", ["insert"], "shorter than a page"),
-        ("x" * 100, ["insert"], "25 pages needed and 16 free: evict some first (8 can be evicted)"),
+        (
+            "x" * 100,
+            ["insert"],
+            "25 pages needed and 16 free: evict some first (8 can be evicted)",
+        ),
         ("not there", ["lock"], "No page of this text is in the tree"),
         ("You are", ["unlock"], "This text is not locked"),
         ("You are", ["lock", "lock"], "This text is locked already"),
-        ("You are a helpful assistant.", ["lock", *["evict"] * 5], "1 page can be evicted now"),
+        (
+            "You are a helpful assistant.",
+            ["lock", *["evict"] * 5],
+            "1 page can be evicted now",
+        ),
     ],
 )
 def test_what_the_explorer_cannot_do_it_says(text: str, names: list[str], words: str):
@@ -227,7 +250,7 @@ def test_what_the_explorer_cannot_do_it_says(text: str, names: list[str], words:
     assert (lab.code, shape(lab.cache)) == (code, before)
 
 
-# ---------------------------------------------------------------------------------- PageExplorer
+# ---------------------------------------------------------------------------------- Pag
 
 
 def test_pages_are_shared_by_whole_pages_only():
@@ -317,7 +340,7 @@ def test_no_request_no_fork_and_nothing_to_undo():
     assert lab.refused
 
 
-# ----------------------------------------------------------------------------------- EvictionLab
+# ----------------------------------------------------------------------------------- Ev
 
 
 def test_no_policy_is_best_everywhere():
@@ -349,15 +372,23 @@ def test_a_request_too_large_for_the_pool_is_told():
     assert len(lab.frames) == 10
 
 
-# ------------------------------------------------------------------------------------ RouterWalk
+# ------------------------------------------------------------------------------------ R
 
 
 def test_the_walk_goes_from_match_to_finish():
     lab = RouterWalk()
     assert [frame.words.partition(":")[0] for frame in lab.frames] == [
-        "before", "match", "lock", "evict", "allocate", "admit", "compute", "insert", "unlock",
+        "before",
+        "match",
+        "lock",
+        "evict",
+        "allocate",
+        "admit",
+        "compute",
+        "insert",
+        "unlock",
         "finish",
-    ]  # fmt: skip
+    ]
     assert lab.slider.value == 1
     assert "28 of 33 tokens reused, 5 computed" in lab.message
     lab.send.click()
@@ -378,7 +409,7 @@ def test_a_request_that_cannot_run_is_told():
     assert not lab.refused
 
 
-# -------------------------------------------------------------------------------------- LiveChat
+# --------------------------------------------------------------------------------------
 
 
 class Letters:
@@ -493,7 +524,8 @@ def test_after_an_error_the_chat_goes_on(chat: LiveChat, error: Exception):
         raise error
 
     async def talk() -> None:
-        stream, chat.model.stream = chat.model.stream, broken  # type: ignore[method-assign]
+        # type: ignore[method-assign]
+        stream, chat.model.stream = chat.model.stream, broken
         with suppress(KeyError):  # which is a bug, and shows as one
             await say(chat, "hello")
         assert chat.messages == []
@@ -512,7 +544,9 @@ def test_without_an_event_loop_the_chat_says_so(chat: LiveChat):
     assert chat.messages == []
 
 
-def test_the_static_figure_computes_nothing(chat: LiveChat, monkeypatch: pytest.MonkeyPatch):
+def test_the_static_figure_computes_nothing(
+    chat: LiveChat, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(chat.model, "executor", None)
     strip = chat.static()
     assert "turn 2:" in strip.text

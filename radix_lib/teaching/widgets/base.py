@@ -1,7 +1,7 @@
 """The frame around every widget: rows of controls, a message, a picture.
 
-Only `observe`, `on_click` and `widgets.HTML` are used: what `interact` and Output widgets print
-cannot be compared when a notebook is run again.
+Only `observe`, `on_click` and `widgets.HTML` are used: what `interact` and Output
+widgets print cannot be compared when a notebook is run again.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from radix_lib.teaching.figure import Figure, Picture
-from radix_lib.teaching.film import Frame, film_strip
-from radix_lib.teaching.theme import STATES
+from radix_lib.teaching.figures.figure import Figure, Picture
+from radix_lib.teaching.figures.theme import STATES
+from radix_lib.teaching.films.film import Frame, film_strip
 
 #: Text beside a picture takes the colours of the page, light or dark.
 TEXT = "color:var(--jp-ui-font-color1,#111);line-height:1.4;overflow-wrap:anywhere"
@@ -34,7 +34,9 @@ def decode(tokens: list[int]) -> str:
 
 
 def button(text: str, tooltip: str, action: Callable[[], None]) -> widgets.Button:
-    """A button as wide as its text, reached with Tab and pressed with Enter or Space."""
+    """A button as wide as its text, reached with Tab and pressed with Enter or
+    Space.
+    """
     made = widgets.Button(description=text, tooltip=tooltip, layout={"width": "auto"})
     made.on_click(lambda _: action())
     return made
@@ -49,15 +51,18 @@ def labelled(kind: type, label: str, width: str = "auto", **settings: Any) -> An
 class Lab:
     """A widget: rows of controls, a message for the reader, and a figure.
 
-    A subclass makes its controls, calls `super().__init__(rows)`, then `act` with what gives it
-    its first figure; it says in `draw` what that is, and in `check` what must hold at all times.
+    A subclass makes its controls, calls `super().__init__(rows)`, then `act` with what
+    gives it its first figure; it says in `draw` what that is, and in `check` what must
+    hold at all times.
     """
 
     def __init__(self, rows: Sequence[Sequence[widgets.Widget]]):
         self.message, self.refused = "", False
         self._message = widgets.HTML()
         self._picture = widgets.HTML(layout={"overflow": "auto hidden"})
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 10px")
+        wrap = widgets.Layout(
+            flex_flow="row wrap", align_items="center", grid_gap="0 10px"
+        )
         boxes = [widgets.Box(list(row), layout=wrap) for row in rows]
         self.box = widgets.VBox([*boxes, self._message, self._picture])
 
@@ -69,7 +74,9 @@ class Lab:
         """Raise AssertionError if the state is broken."""
 
     def act(self, action: Callable[..., str], *given: Any) -> None:
-        """Do what the reader asked for and show what came of it; a refusal is told in words."""
+        """Do what the reader asked for and show what came of it; a refusal is told in
+        words.
+        """
         try:
             self.say(action(*given))
         except (ValueError, RuntimeError) as error:
@@ -80,8 +87,16 @@ class Lab:
     def say(self, message: str, refused: bool = False) -> None:
         """Put a message above the figure; one that refuses has a mark."""
         self.message, self.refused = message, refused
-        mark = f"border-left:4px solid {STATES['evicted'].fill};padding-left:8px" if refused else ""
-        text = f"<b>Not done.</b> {html.escape(message)}" if refused else html.escape(message)
+        mark = (
+            f"border-left:4px solid {STATES['evicted'].fill};padding-left:8px"
+            if refused
+            else ""
+        )
+        text = (
+            f"<b>Not done.</b> {html.escape(message)}"
+            if refused
+            else html.escape(message)
+        )
         self._message.value = f'<div role="status" style="{TEXT};{mark}">{text}</div>'
 
     def show(self) -> None:
@@ -103,13 +118,16 @@ class Lab:
 class Stepper(Lab):
     """Recorded frames to step through: a slider, a play button, back and forward.
 
-    The slider counts from 1. Subclasses add controls of their own and `record` new frames.
+    The slider counts from 1. Subclasses add controls of their own and `record` new
+    frames.
     """
 
     def __init__(
         self, frames: Sequence[Frame] | None = None, rows: Sequence[Sequence[Any]] = ()
-    ):  # fmt: skip
-        self.slider = labelled(widgets.IntSlider, "step", "min(320px, 100%)", min=1, max=1)
+    ):
+        self.slider = labelled(
+            widgets.IntSlider, "step", "min(320px, 100%)", min=1, max=1
+        )
         self.play = widgets.Play(min=1, max=1, interval=900, show_repeat=False)
         self.play.layout.width = "90px"
         widgets.link((self.play, "value"), (self.slider, "value"))
@@ -123,7 +141,9 @@ class Stepper(Lab):
             self.show()
 
     def record(self, frames: Sequence[Frame]) -> None:
-        """Replace the frames and go to the last one. Raises ValueError if there is none."""
+        """Replace the frames and go to the last one. Raises ValueError if there is
+        none.
+        """
         if not frames:
             raise ValueError("There are no frames: record an operation first.")
         self.frames, self._figures = list(frames), dict[int, Figure]()

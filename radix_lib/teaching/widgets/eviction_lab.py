@@ -8,12 +8,14 @@ from radix_lib.eviction import POLICIES
 from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.router import Router
-from radix_lib.teaching.recorder import Recorder
+from radix_lib.teaching.films.recorder import Recorder
 from radix_lib.teaching.widgets.base import Stepper, decode, encode, labelled
 
 
 def _chats() -> list[str]:
-    """Two conversations in turns, and each turn begins with all that was said before."""
+    """Two conversations in turns, and each turn begins with all that was said
+    before.
+    """
     ann, bob = "Ann: hello!", "Bob: morning"
     turns = []
     for more in ("", " How are you?", " And now?", " Bye."):
@@ -29,7 +31,9 @@ WORKLOADS: dict[str, list[str]] = {
         for text in ("You are helpful. Hi", f"{name} asks something")
     ],
     "the same round again and again": [
-        f"{name} wants the news" for _ in range(3) for name in ("Alma", "Boris", "Chen", "Dora")
+        f"{name} wants the news"
+        for _ in range(3)
+        for name in ("Alma", "Boris", "Chen", "Dora")
     ],
     "two chats in turns": _chats(),
 }
@@ -39,18 +43,26 @@ PAGE_SIZE = 4
 class EvictionLab(Stepper):
     """Run a workload with a capacity and a policy; step through its requests.
 
-    A byte is a token, a page has four. `rates` has the share of tokens reused, by policy.
+    A byte is a token, a page has four. `rates` has the share of tokens reused, by
+    policy.
     """
 
     def __init__(self) -> None:
         self.workload = labelled(
             widgets.Dropdown, "workload", "min(360px, 100%)", options=list(WORKLOADS)
         )
-        self.policy = labelled(widgets.Dropdown, "policy", "140px", options=list(POLICIES))
+        self.policy = labelled(
+            widgets.Dropdown, "policy", "140px", options=list(POLICIES)
+        )
         self.capacity = labelled(
-            widgets.IntSlider, "capacity in pages", "min(360px, 100%)",
-            min=4, max=32, value=12, continuous_update=False,
-        )  # fmt: skip
+            widgets.IntSlider,
+            "capacity in pages",
+            "min(360px, 100%)",
+            min=4,
+            max=32,
+            value=12,
+            continuous_update=False,
+        )
         controls = [self.workload, self.policy, self.capacity]
         super().__init__(rows=[controls])
         for control in controls:
@@ -62,11 +74,15 @@ class EvictionLab(Stepper):
         self.rates = {policy: self._run(policy) for policy in POLICIES}
         unlimited = self._run(self.policy.value, n_pages=1000)
         self.record(self._film.frames)
-        rates = " · ".join(f"{policy} {rate:.0%}" for policy, rate in self.rates.items())
+        rates = " · ".join(
+            f"{policy} {rate:.0%}" for policy, rate in self.rates.items()
+        )
         return f"Tokens reused: {rates}; with unlimited memory {unlimited:.0%}."
 
     def _run(self, policy: str, n_pages: int = 0) -> float:
-        """The share of tokens reused; the run with the chosen policy and capacity is recorded."""
+        """The share of tokens reused; the run with the chosen policy and capacity is
+        recorded.
+        """
         manager = PageManager(n_pages or self.capacity.value, PAGE_SIZE)
         router = Router(RadixCache(manager, policy))
         filmed = policy == self.policy.value and not n_pages
@@ -85,7 +101,9 @@ class EvictionLab(Stepper):
             n_reused += n_cached
             router.check_integrity()
             if film:
-                film.merge(i, f"{policy}, request {i + 1} of {len(texts)}: {text} – {end}")
+                film.merge(
+                    i, f"{policy}, request {i + 1} of {len(texts)}: {text} – {end}"
+                )
         if film:
             self._film = film
         return n_reused / sum(len(encode(text)) for text in texts)

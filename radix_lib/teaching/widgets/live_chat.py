@@ -14,11 +14,11 @@ from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_model import Generation, RadixAttentionModel
 from radix_lib.router import Router
-from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.film import film_strip
-from radix_lib.teaching.labels import count
-from radix_lib.teaching.recorder import Recorder
-from radix_lib.teaching.scene import draw_scene
+from radix_lib.teaching.figures.figure import Figure
+from radix_lib.teaching.figures.labels import count
+from radix_lib.teaching.figures.scene import draw_scene
+from radix_lib.teaching.films.film import film_strip
+from radix_lib.teaching.films.recorder import Recorder
 from radix_lib.teaching.widgets.base import TEXT, Lab, button, labelled
 
 #: A chat that was never answered by a model: what `static` shows.
@@ -30,22 +30,31 @@ STORY = [
 
 
 class LiveChat(Lab):
-    """Chat with a model; each turn shows what was reused and computed, and the tree grows.
+    """Chat with a model; each turn shows what was reused and computed, and the tree
+    grows.
 
-    The answer is made a token at a time in the kernel's own event loop, which takes clicks in
-    between. No thread touches the cache, so other cells may use the model between two tokens.
+    The answer is made a token at a time in the kernel's own event loop, which takes
+    clicks in between. No thread touches the cache, so other cells may use the model
+    between two tokens.
     """
 
     def __init__(self, model: RadixAttentionModel, *, max_new_tokens: int = 48):
         self.model, self.max_new_tokens = model, max_new_tokens
         self.task: asyncio.Task[None] | None = None  # the answer under way
         self.text = labelled(
-            widgets.Text, "you", "min(480px, 100%)", value=STORY[0][1],
+            widgets.Text,
+            "you",
+            "min(480px, 100%)",
+            value=STORY[0][1],
             placeholder="say something",
-        )  # fmt: skip
-        self.send = button("send", "send what is in the box", lambda: self.act(self.start))
+        )
+        self.send = button(
+            "send", "send what is in the box", lambda: self.act(self.start)
+        )
         self.stop = button("stop", "stop the answer", lambda: self.act(self.halt))
-        self.clear = button("new chat", "forget the conversation", lambda: self.act(self.begin))
+        self.clear = button(
+            "new chat", "forget the conversation", lambda: self.act(self.begin)
+        )
         self._talk = widgets.HTML()
         super().__init__([[self.text, self.send, self.stop, self.clear]])
         self.box.children = (self._talk, *self.box.children)
@@ -88,7 +97,8 @@ class LiveChat(Lab):
     async def _answer(self) -> None:
         self._before, self._hit = self._in_tree(), []
         try:
-            await asyncio.sleep(0)  # what was sent is seen before the model starts to read it
+            # what was sent is seen before the model starts to read it
+            await asyncio.sleep(0)
             stream = self.model.stream(self.messages, self.max_new_tokens)
             with closing(cast(Generator[Generation, None, None], stream)) as answer:
                 for i, so_far in enumerate(answer):
@@ -96,12 +106,15 @@ class LiveChat(Lab):
                     await asyncio.sleep(0)  # here the kernel takes a click on stop
                     if self._stopped:
                         break
-            self.say("Stopped: the unfinished answer is not in the cache." * self._stopped)
+            self.say(
+                "Stopped: the unfinished answer is not in the cache." * self._stopped
+            )
         except (ValueError, RuntimeError) as error:
             self.say(str(error), refused=True)
         finally:
             self.task = None
-            if self.messages[-1]["role"] == "user":  # nothing was answered: as if not said
+            # nothing was answered: as if not said
+            if self.messages[-1]["role"] == "user":
                 del self.messages[-1]
             self.check()
             self._tell()
@@ -110,7 +123,9 @@ class LiveChat(Lab):
     def _note(self, i: int, so_far: Generation) -> None:
         if i == 0:
             lease = next(reversed(self.model.router.leases))
-            self._hit = lease.page_table[: lease.n_cached // self.model.router.page_size].tolist()
+            self._hit = lease.page_table[
+                : lease.n_cached // self.model.router.page_size
+            ].tolist()
             self.turns.append(so_far)
             self.messages.append({"role": "assistant", "content": ""})
             self.say("Answering …")
@@ -130,23 +145,31 @@ class LiveChat(Lab):
         self._talk.value = f'<div style="{TEXT}">{"<br>".join(lines)}</div>'
 
     def _in_tree(self) -> set[int]:
-        return {page for node in self.model.cache.nodes() for page in node.pages.tolist()}
+        return {
+            page for node in self.model.cache.nodes() for page in node.pages.tolist()
+        }
 
     def draw(self) -> Figure:
         """Tree and pages: what this turn found is marked, and what it added."""
         turn = f"Turn {len(self.turns)}" if self.turns else "Before the first turn"
         reused = self.turns[-1].cached_tokens if self.turns else 0
         return draw_scene(
-            self.model.router, decode=self.model.tokenizer, hit=self._hit,
-            new=self._in_tree() - self._before, caption=turn, counters={"tokens reused": reused},
-        )  # fmt: skip
+            self.model.router,
+            decode=self.model.tokenizer,
+            hit=self._hit,
+            new=self._in_tree() - self._before,
+            caption=turn,
+            counters={"tokens reused": reused},
+        )
 
     def check(self) -> None:
         """Raise AssertionError if tree, pages and leases do not add up."""
         self.model.router.check_integrity()
 
     def static(self) -> Figure:
-        """Two turns of a chat, with answers written beforehand: nothing has to be computed."""
+        """Two turns of a chat, with answers written beforehand: nothing has to be
+        computed.
+        """
         manager = self.model.cache.page_manager
         router = Router(RadixCache(PageManager(manager.n_pages, manager.page_size)))
         film = Recorder(router, decode=self.model.tokenizer)
@@ -159,7 +182,8 @@ class LiveChat(Lab):
                 lease.advance(len(lease.pending))
             computed = len(tokens) - lease.n_cached
             film.merge(
-                turn - 1, f"turn {turn}: {lease.n_cached} tokens reused, {computed} computed"
+                turn - 1,
+                f"turn {turn}: {lease.n_cached} tokens reused, {computed} computed",
             )
         return film_strip(film.frames, columns=1)
 

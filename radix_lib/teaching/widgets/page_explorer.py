@@ -7,9 +7,9 @@ import numpy as np
 
 from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_tree import Pages, RadixTree
-from radix_lib.teaching.figure import Figure
-from radix_lib.teaching.labels import count
-from radix_lib.teaching.page_figure import draw_pages
+from radix_lib.teaching.figures.figure import Figure
+from radix_lib.teaching.figures.labels import count
+from radix_lib.teaching.figures.page_figure import draw_pages
 from radix_lib.teaching.widgets.base import Lab, button, encode, labelled
 
 PROMPTS = (
@@ -24,21 +24,26 @@ POOL_TOKENS = 160
 class PageExplorer(Lab):
     """Pick requests and a page size; fork a request, and write to it.
 
-    A byte is a token. Everything is done again, in the same order, whenever a control moves. A
-    fork shares the full pages and gets a copy of the last one, if tokens are to be added there:
-    both requests are about to write to it.
+    A byte is a token. Everything is done again, in the same order, whenever a control
+    moves. A fork shares the full pages and gets a copy of the last one, if tokens are
+    to be added there: both requests are about to write to it.
     """
 
     def __init__(self) -> None:
         self.prompts = dict(zip("ABCD", PROMPTS, strict=True))
         self.picks = {
-            name: labelled(widgets.Checkbox, f"{name}: {text}", value=i < 2, indent=False)
+            name: labelled(
+                widgets.Checkbox, f"{name}: {text}", value=i < 2, indent=False
+            )
             for i, (name, text) in enumerate(self.prompts.items())
         }
         self.page_size = labelled(
-            widgets.SelectionSlider, "page size in tokens", "min(360px, 100%)",
-            options=[1, 2, 4, 8, 16, 32], value=8,
-        )  # fmt: skip
+            widgets.SelectionSlider,
+            "page size in tokens",
+            "min(360px, 100%)",
+            options=[1, 2, 4, 8, 16, 32],
+            value=8,
+        )
         self.target = labelled(widgets.Dropdown, "request", "150px", options=[])
         self.fork = button(
             "fork", "a second request on the same pages", lambda: self._try("fork")
@@ -46,7 +51,9 @@ class PageExplorer(Lab):
         self.write = button(
             "write a token", "add one token to the request", lambda: self._try("write")
         )
-        self.undo = button("undo", "take the last fork or write back", lambda: self.act(self._pop))
+        self.undo = button(
+            "undo", "take the last fork or write back", lambda: self.act(self._pop)
+        )
         actions = [self.target, self.fork, self.write, self.undo]
         super().__init__([[*self.picks.values()], [self.page_size], actions])
         self._done: list[tuple[str, str]] = []  # forks and writes, and to which request
@@ -58,7 +65,8 @@ class PageExplorer(Lab):
         """Do everything picked and done so far again, with the page size chosen."""
         page_size = self.page_size.value
         self.manager = PageManager(POOL_TOKENS // page_size, page_size)
-        self.requests: dict[str, tuple[Pages, int]] = {}  # page table and number of tokens
+        # page table and number of tokens
+        self.requests: dict[str, tuple[Pages, int]] = {}
         tree, words = RadixTree(page_size), ""
         try:
             for name, pick in self.picks.items():
@@ -114,7 +122,9 @@ class PageExplorer(Lab):
 
     def _fork(self, name: str) -> str:
         pages, n_tokens = self.requests[name]
-        fork = next(f"{name}{i}" for i in range(2, 99) if f"{name}{i}" not in self.requests)
+        fork = next(
+            f"{name}{i}" for i in range(2, 99) if f"{name}{i}" not in self.requests
+        )
         n_full = n_tokens // self.manager.page_size
         own = self.manager.allocate(len(pages) - n_full)
         self.manager.retain(pages[:n_full])
@@ -129,14 +139,19 @@ class PageExplorer(Lab):
         words = f"{name} wrote a token into page {pages[-1]}, which it alone holds."
         if n_tokens % self.manager.page_size == 0:
             pages = np.append(pages, self.manager.allocate(1))
-            words = f"The last page of {name} was full: the token begins page {pages[-1]}."
+            words = (
+                f"The last page of {name} was full: the token begins page {pages[-1]}."
+            )
         self.requests[name] = pages, n_tokens + 1
         return words
 
     def _waste(self) -> str:
         n_pages = self.manager.n_pages - self.manager.n_free
         alone = sum(len(pages) for pages, _ in self.requests.values())
-        tails = {pages[-1]: -n % self.manager.page_size for pages, n in self.requests.values()}
+        tails = {
+            pages[-1]: -n % self.manager.page_size
+            for pages, n in self.requests.values()
+        }
         n_empty = sum(tails.values())
         if not self.requests:
             return "No request is picked."
@@ -152,9 +167,13 @@ class PageExplorer(Lab):
         return draw_pages(self.manager, rows, caption=self._waste())
 
     def check(self) -> None:
-        """Raise AssertionError if a page's count is not the number of the requests that hold it."""
+        """Raise AssertionError if a page's count is not the number of the requests that
+        hold it.
+        """
         self.manager.check_integrity()
         held = np.zeros(self.manager.n_pages, np.int32)
         for pages, _ in self.requests.values():
             held[pages] += 1
-        assert (held == self.manager.ref_counts).all(), "a page's count is not its holders' number"
+        assert (held == self.manager.ref_counts).all(), (
+            "a page's count is not its holders' number"
+        )

@@ -7,8 +7,8 @@ import ipywidgets as widgets
 from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.router import Router
-from radix_lib.teaching.labels import count
-from radix_lib.teaching.recorder import Recorder
+from radix_lib.teaching.figures.labels import count
+from radix_lib.teaching.films.recorder import Recorder
 from radix_lib.teaching.widgets.base import Stepper, button, decode, encode, labelled
 
 BEFORE = ("You are a helpful assistant. Hi!", "Tell me a story.")
@@ -16,7 +16,8 @@ PROMPT = "You are a helpful assistant. Bye!"
 
 
 class RouterWalk(Stepper):
-    """Send a request to a router whose cache has seen others, and step through what it does.
+    """Send a request to a router whose cache has seen others, and step through what it
+    does.
 
     A byte is a token. Nothing is computed: the place where a model would run is a step.
     """
@@ -24,15 +25,20 @@ class RouterWalk(Stepper):
     def __init__(self, *, n_pages: int = 13, page_size: int = 4):
         self.n_pages, self.page_size = n_pages, page_size
         self.text = labelled(
-            widgets.Text, "request", "min(420px, 100%)", value=PROMPT, continuous_update=False
+            widgets.Text,
+            "request",
+            "min(420px, 100%)",
+            value=PROMPT,
+            continuous_update=False,
         )
         self.send = button(
             "send", "send the request to the router", lambda: self.act(self.request)
         )
         self.restart = button(
-            "start again", "with the cache and the request of the beginning",
+            "start again",
+            "with the cache and the request of the beginning",
             lambda: self.act(self.begin),
-        )  # fmt: skip
+        )
         super().__init__(rows=[[self.text, self.send, self.restart]])
         self.act(self.begin)
 

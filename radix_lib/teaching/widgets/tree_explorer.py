@@ -1,16 +1,26 @@
-"""Chapters 02 and 04: a radix cache to play with, and the code that repeats what was done."""
+"""Chapters 02 and 04: a radix cache to play with, and the code that repeats what was
+done.
+"""
 
 from __future__ import annotations
 
 import html
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 
 from radix_lib.radix_cache import RadixCache
-from radix_lib.teaching.labels import count
-from radix_lib.teaching.recorder import Recorder
-from radix_lib.teaching.widgets.base import TEXT, Stepper, button, decode, encode, labelled
+from radix_lib.teaching.figures.labels import count
+from radix_lib.teaching.films.recorder import Recorder
+from radix_lib.teaching.widgets.base import (
+    TEXT,
+    Stepper,
+    button,
+    decode,
+    encode,
+    labelled,
+)
 
 PROMPTS = (
     "You are a helpful assistant.",
@@ -31,7 +41,9 @@ def encode(text):
     return list(text.encode())  # a byte a token
 """
 
-CODE_STYLE = "white-space:pre;overflow-x:auto;user-select:all"  # a click selects all of it
+CODE_STYLE = (
+    "white-space:pre;overflow-x:auto;user-select:all"  # a click selects all of it
+)
 
 #: What each button does. This very code is run.
 CODE = {
@@ -52,7 +64,8 @@ cache.lock(locks[{text!r}])""",
 class TreeExplorer(Stepper):
     """Match, insert, lock, unlock and evict; step back through what was done; undo.
 
-    A byte is a token, so that the tree can be read. `code` repeats everything done so far.
+    A byte is a token, so that the tree can be read. `code` repeats everything done so
+    far.
     """
 
     def __init__(self) -> None:
@@ -60,12 +73,18 @@ class TreeExplorer(Stepper):
             widgets.Dropdown, "pick", "min(260px, 100%)", options=PROMPTS
         )
         self.text = labelled(
-            widgets.Text, "or type", "min(320px, 100%)", value=PROMPTS[0], continuous_update=False
+            widgets.Text,
+            "or type",
+            "min(320px, 100%)",
+            value=PROMPTS[0],
+            continuous_update=False,
         )
         self.n_pages = labelled(
             widgets.BoundedIntText, "pages to evict", "150px", value=2, min=1, max=24
         )
-        self.pick.observe(lambda change: setattr(self.text, "value", change["new"]), "value")
+        self.pick.observe(
+            lambda change: setattr(self.text, "value", change["new"]), "value"
+        )
         tooltips = {
             "match": "find the longest prefix of the text that is in the tree",
             "insert": "allocate pages for the text and insert it",
@@ -74,10 +93,12 @@ class TreeExplorer(Stepper):
             "evict": "throw out the pages that were not used for longest",
         }
         self.buttons = {
-            name: button(name, tooltip, lambda name=name: self.act(self.do, name))  # type: ignore[misc]
+            name: button(name, tooltip, partial(self.act, self.do, name))
             for name, tooltip in tooltips.items()
         }
-        self.undo = button("undo", "take the last operation back", lambda: self.act(self.take_back))
+        self.undo = button(
+            "undo", "take the last operation back", lambda: self.act(self.take_back)
+        )
         self._code = widgets.HTML()
         *on_text, evict = self.buttons.values()
         rows = [[self.pick, self.text], [*on_text, self.n_pages, evict, self.undo]]
@@ -93,7 +114,9 @@ class TreeExplorer(Stepper):
         return "\n".join([SETUP, *self._done])
 
     def do(self, name: str) -> str:
-        """Run one operation on the text in the box. Raises ValueError, changing nothing."""
+        """Run one operation on the text in the box. Raises ValueError, changing
+        nothing.
+        """
         text, n_pages = self.text.value, self.n_pages.value
         self._expect(name, text, n_pages)
         code = CODE[name].format(text=text, n_pages=n_pages)
@@ -105,16 +128,23 @@ class TreeExplorer(Stepper):
         """Raise ValueError where an operation would be refused, or would do nothing."""
         tokens = encode(text)
         manager, locks = self.cache.page_manager, self._variables["locks"]
-        n_needed, evictable = len(tokens) // self.cache.page_size, self.cache.n_evictable
+        n_needed, evictable = (
+            len(tokens) // self.cache.page_size,
+            self.cache.n_evictable,
+        )
         known = any(True for _ in self.cache.walk(tokens))
         troubles = {
-            "The text is empty: type something, or pick a prompt.": name != "evict" and not text,
+            "The text is empty: type something, or pick a prompt.": name != "evict"
+            and not text,
             f"The text is shorter than a page of {self.cache.page_size} tokens: only whole pages "
             "enter the tree.": name == "insert" and not n_needed,
             f"{count(n_needed, 'page')} needed and {manager.n_free} free: evict some first "
-            f"({evictable} can be evicted).": name == "insert" and n_needed > manager.n_free,
-            "No page of this text is in the tree: insert it first.": name == "lock" and not known,
-            "This text is locked already: unlock it first.": name == "lock" and text in locks,
+            f"({evictable} can be evicted).": name == "insert"
+            and n_needed > manager.n_free,
+            "No page of this text is in the tree: insert it first.": name == "lock"
+            and not known,
+            "This text is locked already: unlock it first.": name == "lock"
+            and text in locks,
             "This text is not locked.": name == "unlock" and text not in locks,
             f"{count(evictable, 'page')} can be evicted now: the others are free already, or "
             "locked.": name == "evict" and n_pages > evictable,
@@ -158,4 +188,3 @@ class TreeExplorer(Stepper):
         """Raise AssertionError if the cache is broken."""
         self.cache.check_integrity()
         self.cache.page_manager.check_integrity()
-

@@ -1,0 +1,1 @@
+"""What must hold, and broken copies that must be caught."""

@@ -1,0 +1,336 @@
+"""Chapter 11: broken on purpose. A gallery of faulty executors and caches, and what
+catches each.
+
+Every fault is one small change to a part that is right. `examine` runs all cache states
+with it, and says what integrity checks, a tolerance, greedy tokens and bits have to
+say. Some faults are so small that only the bits differ: whoever compares with a
+tolerance would have shipped them.
+"""
+
+# ruff: noqa: D102  (a broken class has one method, and says in its own docstring what
+# is wrong)
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor as T
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from radix_lib.batch_invariance import batch_invariant
+from radix_lib.executor import AttentionExecutor, Batch, Chunk, Group
+from radix_lib.page_manager import KVPool
+from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_tree import Match, pack_tokens
+from radix_lib.router import Lease, Router
+from radix_lib.teaching.checks.cache_states import (
+    CACHE_STATES,
+    Engine,
+    Seen,
+    compare_states,
+)
+
+TOLERANCE = 1e-3  # of a logit: generous, and still in use
+
+
+class Watched(Engine):
+    """An engine whose router is checked after every step. What is broken is noted in
+    `broken`.
+    """
+
+    broken: ClassVar[list[str]] = []
+
+    def compute(self, *leases: Lease, most: int | None = None) -> list[Seen]:
+        self._check()
+        seen = super().compute(*leases, most=most)
+        self._check()
+        return seen
+
+    def _check(self) -> None:
+        try:
+            self.router.check_integrity()
+        except AssertionError as error:
+            self.broken.append(str(error))
+
+
+class PositionsRestart(AttentionExecutor):
+    """New tokens after a hit are at positions 0, 1, … again."""
+
+    def pack(self, chunks: Sequence[Chunk]) -> Batch:
+        positions = torch.cat([torch.arange(len(chunk.tokens)) for chunk in chunks])
+        return super().pack(chunks)._replace(positions=self._tensor(positions)[None])
+
+
+class MaskOneTooFar(AttentionExecutor):
+    """Every query after a hit looks at one token of its own future."""
+
+    def _group(self, chunks: list[Chunk], rows: Any) -> Group:
+        group = super()._group(chunks, rows)
+        if group.mask is None:
+            return group
+        return group._replace(
+            mask=torch.cat([group.mask[..., :1], group.mask[..., :-1]], -1)
+        )
+
+
+class WrittenTooLate(AttentionExecutor):
+    """New K/V enter their pages only after attention has read them."""
+
+    def compute_attention_with_cached_kv(
+        self, layer: int, q: T, k: T, v: T, batch: Batch
+    ) -> T:
+        attended = [self._attend(layer, q, k, v, group) for group in batch.groups]
+        self.pool.write(layer, batch.slots, k[0], v[0])
+        return torch.cat(attended, 1)[:, batch.unsort]
+
+
+class RotatedTwice(AttentionExecutor):
+    """The rotary embedding is applied to keys a second time."""
+
+    def compute_attention_with_cached_kv(
+        self, layer: int, q: T, k: T, v: T, batch: Batch
+    ) -> T:
+        rotary = self.decoder.rotary_emb(k, position_ids=batch.positions)
+        k = apply_rotary_pos_emb(k, k, *rotary)[1]
+        return super().compute_attention_with_cached_kv(layer, q, k, v, batch)
+
+
+class WrittenUnrotated(AttentionExecutor):
+    """Keys are stored as they were before the rotary embedding."""
+
+    def compute_attention_with_cached_kv(
+        self, layer: int, q: T, k: T, v: T, batch: Batch
+    ) -> T:
+        attended = super().compute_attention_with_cached_kv(layer, q, k, v, batch)
+        cos, sin = self.decoder.rotary_emb(k, position_ids=batch.positions)
+        self.pool.write(
+            layer, batch.slots, apply_rotary_pos_emb(k, k, cos, -sin)[1][0], v[0]
+        )
+        return attended
+
+
+class LastPagesSwapped(AttentionExecutor):
+    """The last two pages of a sequence are read in the wrong order."""
+
+    def _group(self, chunks: list[Chunk], rows: Any) -> Group:
+        group = super()._group(chunks, rows)
+        tables = group.page_tables.clone()
+        tables[:, -2:] = tables[:, -2:].flip(1)
+        return group._replace(page_tables=tables)
+
+
+class FinerAngles(AttentionExecutor):
+    """Rotary angles are computed in float64: better numbers, and other ones."""
+
+    def forward_layer_with_cached_prefix(
+        self, layer: int, hidden: T, rotary: tuple[T, T], batch: Batch
+    ) -> T:
+        angles = (
+            batch.positions[..., None].double()
+            * self.decoder.rotary_emb.inv_freq.double()
+        )
+        angles = torch.cat([angles, angles], -1)
+        finer = angles.cos().to(hidden.dtype), angles.sin().to(hidden.dtype)
+        return super().forward_layer_with_cached_prefix(layer, hidden, finer, batch)
+
+
+class ScaleOneBitOff(AttentionExecutor):
+    """After a hit, the scale of attention is larger by its last bit."""
+
+    def _attend(self, layer: int, q: T, k: T, v: T, group: Group) -> T:
+        q = q * (1 + torch.finfo(q.dtype).eps) if group.cached else q
+        return super()._attend(layer, q, k, v, group)
+
+
+class HeadsMispaired(KVPool):
+    """Query heads read the K/V head beside their own."""
+
+    def gather(self, layer: int, page_table: T) -> T:
+        return super().gather(layer, page_table).roll(1, dims=2)
+
+
+class LastBitFlipped(KVPool):
+    """Cached K/V come back with the other last bit."""
+
+    def gather(self, layer: int, page_table: T) -> T:
+        bits = super().gather(layer, page_table).view(torch.int32)
+        return (bits ^ 1).view(self.data.dtype)
+
+
+class OneLayerInBfloat16(KVPool):
+    """Cached K/V of one layer have passed through bfloat16."""
+
+    def gather(self, layer: int, page_table: T) -> T:
+        kv = super().gather(layer, page_table)
+        return kv.bfloat16().to(kv.dtype) if layer == 1 else kv
+
+
+class NeverLocks(RadixCache):
+    """What a request relies on may be evicted."""
+
+    def lock(self, node: Any) -> None:
+        pass
+
+    unlock = lock
+
+
+class DuplicatesStillReferenced(Router):
+    """Duplicate pages are freed, and the page table lists them still."""
+
+    def commit(self, lease: Lease) -> None:
+        before = lease.page_table.copy()
+        super().commit(lease)
+        lease.page_table[:] = before
+
+
+class OneTokenTooMany(Router):
+    """A full hit leaves no token to compute."""
+
+    def match_prefix(
+        self, tokens: Sequence[int] | bytes, namespace: Hashable = None
+    ) -> Match:
+        return self.cache.match(pack_tokens(tokens), namespace)
+
+
+class OneRootForAll(RadixCache):
+    """A tenant's pages are found by every other tenant."""
+
+    def _root(self, namespace: Hashable) -> Any:
+        return super()._root(None)
+
+
+class WholeEdgeTaken(RadixCache):
+    """If an edge's first page agrees, the rest is not compared."""
+
+    def _common_pages(self, edge: bytes, key: bytes, start: int) -> int:
+        return min(len(edge), len(key) - start) // self.page_bytes
+
+
+class TailShared(Watched):
+    """Forks write into one and the same last page."""
+
+    def fork(self, lease: Lease, max_new_tokens: int) -> Lease:
+        fork = super().fork(lease, max_new_tokens)
+        fork.page_table[lease.n_shared] = lease.page_table[lease.n_shared]
+        return fork
+
+
+class NeverFlushes(Watched):
+    """Pages outlive a change of weights."""
+
+    def flush(self) -> None:
+        pass
+
+
+class Mutant(NamedTuple):
+    """One fault: what is wrong, in a sentence, and the broken part for
+    `compare_states`.
+    """
+
+    what: str
+    parts: dict[str, Any]
+
+
+_BROKEN: dict[str, list[type]] = {
+    "executor": [
+        PositionsRestart,
+        MaskOneTooFar,
+        WrittenTooLate,
+        RotatedTwice,
+        WrittenUnrotated,
+        LastPagesSwapped,
+        ScaleOneBitOff,
+        FinerAngles,
+    ],
+    "pool": [HeadsMispaired, OneLayerInBfloat16, LastBitFlipped],
+    "cache": [NeverLocks, OneRootForAll, WholeEdgeTaken],
+    "router": [DuplicatesStillReferenced, OneTokenTooMany],
+    "engine": [TailShared, NeverFlushes],
+}
+
+#: All of them: "positions restart", "mask one too far", …
+MUTANTS: dict[str, Mutant] = {
+    re.sub(r"\B(?=[A-Z])", " ", broken.__name__).lower(): Mutant(
+        str(broken.__doc__), {kind: broken}
+    )
+    for kind, faults in _BROKEN.items()
+    for broken in faults
+}
+
+
+class Finding(NamedTuple):
+    """What each check has to say. A NaN is within no tolerance."""
+
+    crashed: str  # the first error's text
+    isolation: bool  # integrity was broken, or one tenant got another's pages
+    max_abs_diff: float
+    same_tokens: bool  # every greedy token is the same
+    within_tolerance: bool
+    differing: int  # numbers with at least one other bit
+
+    @property
+    def caught_by(self) -> str:
+        """The first check that fails, or an empty string."""
+        legs = {
+            "integrity": self.isolation,
+            "an error": bool(self.crashed),
+            "tolerance": not self.within_tolerance,
+            "tokens": not self.same_tokens,
+            "bits": self.differing > 0,
+        }
+        return next((leg for leg, failed in legs.items() if failed), "")
+
+
+def examine(
+    model: Any,
+    tokens: Sequence[int],
+    mutant: Mutant,
+    page_size: int = 4,
+    states: Sequence[str] = tuple(CACHE_STATES),
+) -> Finding:
+    """Run the states with a mutant's parts, in batch-invariant arithmetic."""
+    parts = {"engine": Watched} | mutant.parts
+    Watched.broken.clear()
+    totals, errors, left = [], [], list(states)
+    with batch_invariant():
+        while left:
+            try:
+                for _, found in compare_states(
+                    model, tokens, page_size=page_size, states=tuple(left), **parts
+                ):
+                    totals.append(found)
+                    del left[0]
+            except Exception as error:  # a finding; the states after it still run
+                errors.append(f"{left.pop(0)}: {error}")
+        try:
+            isolated = _tenants_are_apart(model, tokens, page_size, parts)
+        except Exception as error:
+            isolated = True
+            errors.append(f"full hit: {error}")
+    worst = float(torch.tensor([0.0, *(found.max_abs_diff for found in totals)]).max())
+    return Finding(
+        crashed=errors[0] if errors else "",
+        isolation=bool(Watched.broken) or not isolated,
+        max_abs_diff=worst,
+        same_tokens=all(found.same_top == found.rows for found in totals),
+        within_tolerance=worst <= TOLERANCE,
+        differing=sum(found.differing for found in totals),
+    )
+
+
+def _tenants_are_apart(
+    model: Any, tokens: Sequence[int], page_size: int, parts: dict[str, Any]
+) -> bool:
+    """What one tenant has cached, another must not find, though the numbers are the
+    same.
+    """
+    others = {name: part for name, part in parts.items() if name != "engine"}
+    engine = parts["engine"](model, page_size, **others)
+    whole = tokens[: len(tokens) // page_size * page_size]
+    for _ in range(2):
+        engine.serve(whole, "one")
+    with engine.router.admit(whole, "two") as lease:
+        return lease.n_cached == 0

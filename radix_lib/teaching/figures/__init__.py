@@ -1,0 +1,1 @@
+"""Pictures of a state, and words for them."""

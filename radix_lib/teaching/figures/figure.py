@@ -1,0 +1,165 @@
+"""Pictures that show everywhere: SVG, PNG and an ASCII drawing, with alt text, always
+the same.
+
+A notebook that is not trusted shows the PNG, a terminal the drawing, everything else
+the SVG. All rendering goes through `render`: another engine would take its place there.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+import sysconfig
+from functools import cached_property
+from html import escape
+from typing import Any
+
+from PIL import Image
+
+from radix_lib.teaching.figures import theme
+
+ENGINE, ENGINE_PIN = "graphviz-pure", "graphviz-pure==0.2.2"
+SHARPNESS = 2  # pixels of the PNG to a pixel of the page, for fine screens
+
+
+class MissingEngine(RuntimeError):
+    """The program that draws is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{ENGINE} draws the figures and is not here: pip install {ENGINE_PIN}"
+        )
+
+
+def render(source: str, kind: str) -> bytes:
+    """Draw a graph whose nodes have places, as svg or png. Raises MissingEngine,
+    RuntimeError.
+    """
+    # Beside this Python first: that folder need not be on the PATH of a notebook's
+    # kernel.
+    program = shutil.which(ENGINE, path=sysconfig.get_path("scripts")) or shutil.which(
+        ENGINE
+    )
+    if program is None:
+        raise MissingEngine
+    # -q: it warns of letters whose width it has to guess. -n2: nodes stay where `pos`
+    # puts them.
+    command = [program, "-q", "-Kneato", "-n2", f"-T{kind}"]
+    if kind == "png":
+        command.append(f"-Gdpi={72 * SHARPNESS}")
+    done = subprocess.run(
+        command, input=source.encode(), capture_output=True, check=False
+    )
+    if done.returncode or not done.stdout:
+        raise RuntimeError(
+            f"{ENGINE} could not draw this: {done.stderr.decode()[:500]}"
+        )
+    return done.stdout
+
+
+class Picture:
+    """Something to see: `png`, the ASCII drawing `text`, and what is seen in words,
+    `alt`.
+    """
+
+    png: bytes
+
+    def __init__(self, text: str, alt: str):
+        self.text = text
+        self.alt = alt
+
+    def __repr__(self) -> str:
+        return self.text
+
+    @property
+    def html(self) -> str:
+        """The picture for a page, as wide as there is room for it."""
+        size, source = self._size(), base64.b64encode(self.png).decode()
+        return (
+            f'<img style="max-width:100%;height:auto" width="{size[0]}" height="{size[1]}" '
+            f'alt="{escape(self.alt)}" src="data:image/png;base64,{source}">'
+        )
+
+    def _size(self) -> list[int]:
+        """Width and height in pixels of the page."""
+        return [int.from_bytes(self.png[at : at + 4]) // SHARPNESS for at in (16, 20)]
+
+    def _images(self) -> dict[str, str]:
+        return {"image/png": base64.b64encode(self.png).decode()}
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
+        try:
+            data = {"text/plain": self.text, **self._images()}
+        except MissingEngine as error:
+            return {"text/plain": f"{self.text}\n({error})"}, {}
+        width, height = self._size()
+        look = {"alt": self.alt, "width": width, "height": height}
+        return data, {"alt": self.alt, "image/png": look}
+
+
+class Figure(Picture):
+    """A graph to look at: `svg` and `png` are drawn when they are first asked for."""
+
+    def __init__(self, source: str, text: str, alt: str):
+        super().__init__(text, alt)
+        self.source = source
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as SVG: it shrinks in a narrow window and reads its alt text
+        out.
+        """
+        return tidy_svg(render(self.source, "svg").decode(), escape(self.alt))
+
+    @cached_property
+    def png(self) -> bytes:  # type: ignore[override]
+        """The figure as PNG."""
+        return small_png(render(self.source, "png"))
+
+    @property
+    def html(self) -> str:
+        """The figure for a page: drawn by the browser, sharp at every size."""
+        return self.svg
+
+    def _images(self) -> dict[str, str]:
+        return {"image/svg+xml": self.svg, **super()._images()}
+
+
+def tidy_svg(svg: str, alt: str) -> str:
+    """Take out what a reader of the notebook has no use for, and put in the alt
+    text.
+    """
+    head = re.search(
+        r'<svg width="(\S+?)pt" height="(\S+?)pt"\s+(viewBox="[^"]*")[^>]*>', svg
+    )
+    assert head is not None, "the engine writes SVG in another form than it did"
+    sans, mono = theme.BROWSER_FONTS
+    body = re.sub(
+        r"<!--.*?-->\n|<title>.*?</title>\n", "", svg[head.end() :], flags=re.DOTALL
+    )
+    body = re.sub(r' (id|class)="[^"]*"| xml:space="preserve"', "", body)
+    # one a node, for nothing
+    body = re.sub(r"<g>\n(.*?)</g>\n", r"\1", body, flags=re.DOTALL)
+    # both stand in the head
+    body = body.replace(' font-family="Helvetica,sans-Serif"', "")
+    body = body.replace(f' fill="{theme.TEXT}"', "").replace("Courier,monospace", mono)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{head[1]}" height="{head[2]}" {head[3]} '
+        f'style="max-width:100%;height:auto" role="img" aria-label="{alt}" font-family="{sans}" '
+        f'fill="{theme.TEXT}" xml:space="preserve">\n<title>{alt}</title>{body}'
+    )
+
+
+def small_png(png: bytes) -> bytes:
+    """Flat colours need no 16 million: with 64 of them a figure is a third of its
+    size.
+    """
+    flat, out = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
+    few = flat.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    # white
+    few.putpalette([255 if value > 252 else value for value in few.getpalette() or []])
+    few.save(out, "PNG", compress_level=6)
+    return out.getvalue()

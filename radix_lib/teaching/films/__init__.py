@@ -1,0 +1,1 @@
+"""Recorded steps, as a strip on paper and as frames to step through."""

@@ -1,0 +1,141 @@
+"""`python -m radix_lib`, and the prompts whose answers are committed."""
+
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from radix_lib import RadixAttentionModel, __main__, load_model
+from radix_lib.equality import baseline_generate
+from radix_lib.teaching.checks.cache_states import (
+    CACHE_STATES,
+    compare_states,
+    tiny_model,
+)
+from radix_lib.texts import few_shot_prompts
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model()
+
+
+@pytest.fixture
+def run(loaded, monkeypatch, capsys):
+    """Run the command in this process, on the model that is loaded already."""
+
+    def from_pretrained(name, **options):
+        return RadixAttentionModel(loaded.model, loaded.tokenizer, **options)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["radix_lib", *args])
+        try:
+            status = __main__.main()
+        except SystemExit as error:
+            status = error.code
+        return status, *capsys.readouterr()
+
+    monkeypatch.setattr(RadixAttentionModel, "from_pretrained", from_pretrained)
+    return run
+
+
+def test_the_few_shot_pair_shares_its_prefix_and_gives_the_same_tokens():
+    """In a process of its own, as a reader types it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "radix_lib"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts = re.findall(r"(\d+) tokens: (\d+) cached, (\d+) computed", done.stdout)
+    (n1, hit1, new1), (n2, hit2, new2) = (map(int, count) for count in counts)
+    assert hit1 == 0 and new1 == n1
+    assert hit2 / n2 > 0.95 and hit2 + new2 == n2
+    assert done.stdout.count("tokens: the same") == 2
+    assert "bitwise equal" in done.stdout
+    assert done.stderr == ""
+
+
+def test_own_prompts_page_size_and_length(run):
+    prompts = ("--prompt", "Birds can fly.", "--prompt", "Birds can swim.")
+    status, out, _ = run(*prompts, "--page-size", "1", "--max-new-tokens", "2")
+    assert status == 0
+    assert re.search(r"4 tokens: 2 cached, 2 computed", out)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--page-size", "0"], "at least 1 token"),
+        (["--prompt", ""], "at least one token"),
+        (["--max-new-tokens", "0"], "at least 1"),
+        (["--max-new-tokens", "9000"], "room for more: 9000"),
+        (["--exact", "--page-size", "4"], "only --model goes with it"),
+    ],
+)
+def test_bad_input_is_refused_in_words(run, args, says):
+    status, _, err = run(*args)
+    assert status == 2 and says in err
+
+
+def test_different_tokens_give_exit_status_1(run, monkeypatch):
+    """A baseline that answers otherwise stands for a cache that is wrong."""
+
+    def other(*args):
+        tokens, logits = baseline_generate(*args)
+        return [tokens[0] + 1, *tokens[1:]], logits
+
+    monkeypatch.setattr(__main__, "baseline_generate", other)
+    status, out, _ = run("--prompt", "Birds can fly.", "--max-new-tokens", "2")
+    assert status == 1 and "DIFFERENT" in out
+
+
+def test_committed_answers_are_beyond_doubt(loaded):
+    """At each step the top two logits are well apart: no machine's rounding can swap
+    them.
+    """
+    newline = loaded.tokenizer.encode("\n")
+    for prompt in few_shot_prompts(4):
+        _, logits = baseline_generate(
+            loaded.model, loaded.tokenizer.encode(prompt), 4, stop=newline
+        )
+        top = logits.topk(2).values
+        assert (top[:, 0] - top[:, 1]).min() > 1.0
+
+
+def test_there_are_only_so_many_prompts():
+    with pytest.raises(ValueError, match="not 99"):
+        few_shot_prompts(99)
+
+
+# ── --exact ───────────────────────────────────────────────────────────────────────────
+
+
+def test_exact_prints_the_three_legs_and_holds(capsys, one_thread):
+    assert __main__.is_exact("a tiny model", tiny_model(), list(range(1, 20)), (4,))
+    printed = capsys.readouterr().out
+    assert "a tiny model, float32, 19 tokens" in printed
+    assert all(leg in printed for leg in ("(a)", "(b)", "(c)"))
+    rows = [line for line in printed.splitlines() if line.lstrip().startswith("4  ")]
+    assert len(rows) == len(CACHE_STATES)
+    assert all(row.endswith(" 0") for row in rows)
+
+
+def test_one_bit_is_told_and_sets_the_exit_status(monkeypatch, capsys, one_thread):
+    def one_bit(*args, **kwargs):
+        for name, found in compare_states(*args, **kwargs):
+            yield name, found._replace(differing=1) if name == "forks" else found
+
+    loaded = SimpleNamespace(
+        model=tiny_model(),
+        name="tiny",
+        tokenizer=SimpleNamespace(encode=lambda _: [5, 6, 7, 8]),
+    )
+    monkeypatch.setattr(__main__, "load_model", lambda name, dtype: loaded)
+    monkeypatch.setattr(__main__, "FAMILIES", {})
+    monkeypatch.setattr("sys.argv", ["radix_lib", "--exact"])
+    assert __main__.main() == 0
+    assert "Not one bit differs." in capsys.readouterr().out
+    monkeypatch.setattr(__main__, "compare_states", one_bit)
+    assert __main__.main() == 1
+    assert "NOT EQUAL" in capsys.readouterr().out
