@@ -16,9 +16,10 @@ import torch
 
 from radix_lib.batch_invariance import NotInvariant, batch_invariant
 from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
-from radix_lib.model_loader import ModelError, load_model
+from radix_lib.model_loader import load_model
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_model import RadixAttentionModel
+from radix_lib.supported_models import ModelError
 from radix_lib.teaching.checks.cache_states import FAMILIES, compare_states, tiny_model
 from radix_lib.texts import few_shot_prompts
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from radix_lib.model_loader import check_supported
 from radix_lib.page_manager import KVPool
 from radix_lib.radix_tree import Pages
+from radix_lib.supported_models import check_supported
 
 
 class Chunk(NamedTuple):

@@ -19,8 +19,8 @@ import transformers
 from torch import Tensor
 
 from radix_lib.executor import AttentionExecutor, Chunk
-from radix_lib.model_loader import ModelError
 from radix_lib.page_manager import KVPool
+from radix_lib.supported_models import ModelError
 
 Models = Callable[..., Any]
 
