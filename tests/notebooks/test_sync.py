@@ -2,34 +2,25 @@
 definition.
 
 A cell tagged `builds:MODULE` holds final definitions only, of that module. They are
-compared as syntax trees, so that docstrings and comments may differ and nothing else.
-Every definition of the module is built, and a chapter imports nothing of what it
-builds.
+compared as syntax trees, so that docstrings and comments may differ and nothing else. A
+module may be built in several chapters: each of its definitions is built, in exactly
+one of them, and a chapter imports nothing of what it builds. Which chapter builds what
+stands in `assets/chapters.json`.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.course import COURSE, HOME, ROOT, Chapter
 
-BUILDS = {
-    "02_radix_tree": ["radix_tree"],
-    "03_page_manager": ["page_manager"],
-    "04_radix_cache": ["eviction", "radix_cache"],
-    "05_router": ["router"],
-    "06_executor": ["executor"],
-    "07_generation": ["radix_model"],
-    "11_logits_equality": ["equality", "batch_invariance"],
-}
-WRITTEN = {name for name in BUILDS if (ROOT / f"notebooks/{name}.ipynb").exists()}
-PAIRS = [(name, module) for name, modules in BUILDS.items() for module in modules]
-PAIRS = [pair for pair in PAIRS if pair[0] in WRITTEN]
+WRITTEN = [chapter for chapter in COURSE if chapter.path.exists()]
+PAIRS = [(chapter, module) for chapter in WRITTEN for module in chapter.builds]
+MODULES = sorted({module for _, module in PAIRS})
 
 Definitions = dict[str, str]
 
@@ -124,13 +115,33 @@ def library(module: str) -> Definitions:
     return definitions(ast.parse(source).body, module)
 
 
-def code_cells(chapter: str) -> list[tuple[list[str], str]]:
-    nb = nbformat.read(ROOT / f"notebooks/{chapter}.ipynb", as_version=4)
+def code_cells(chapter: Chapter) -> list[tuple[list[str], str]]:
+    """The tags and the source of each code cell."""
+    nb = nbformat.read(chapter.path, as_version=4)
     return [
         (c.metadata.get("tags", []), c.source)
         for c in nb.cells
         if c.cell_type == "code"
     ]
+
+
+def built(chapter: Chapter, module: str) -> Definitions:
+    """The definitions in the cells of a chapter that build a module."""
+    statements: list[ast.stmt] = []
+    for tags, source in code_cells(chapter):
+        if f"builds:{module}" in tags:
+            statements += ast.parse(source).body
+    return definitions(statements, chapter.file)
+
+
+def union(parts: dict[str, Definitions]) -> Definitions:
+    """What several chapters build together; each definition in one of them only."""
+    found: Definitions = {}
+    for chapter, part in parts.items():
+        twice = found.keys() & part.keys()
+        assert not twice, f"{chapter} builds {', '.join(sorted(twice))} once more"
+        found |= part
+    return found
 
 
 def differences(built: Definitions, due: Definitions) -> list[str]:
@@ -141,40 +152,101 @@ def differences(built: Definitions, due: Definitions) -> list[str]:
     return wrong + [f"{name} is not built" for name in due if name not in built]
 
 
-@pytest.mark.parametrize(("chapter", "module"), PAIRS)
-def test_a_chapter_builds_the_library(chapter: str, module: str) -> None:
-    sources = [
-        source for tags, source in code_cells(chapter) if f"builds:{module}" in tags
-    ]
-    built = definitions(
-        [s for source in sources for s in ast.parse(source).body], chapter
+@pytest.mark.parametrize("module", MODULES)
+def test_the_chapters_build_the_library(module: str) -> None:
+    chapters = [chapter for chapter, name in PAIRS if name == module]
+    parts = {chapter.file: built(chapter, module) for chapter in chapters}
+    assert not differences(union(parts), library(module))
+
+
+@pytest.mark.parametrize("chapter", WRITTEN, ids=lambda c: c.file)
+def test_a_chapter_builds_the_modules_that_the_manifest_says(chapter: Chapter) -> None:
+    tags = [tag for tags, _ in code_cells(chapter) for tag in tags]
+    tagged = {tag.removeprefix("builds:") for tag in tags if tag.startswith("builds:")}
+    assert tagged == set(chapter.builds)
+
+
+@pytest.mark.parametrize(
+    ("chapter", "module"), PAIRS, ids=lambda x: getattr(x, "file", x)
+)
+def test_a_chapter_imports_nothing_of_what_it_builds(
+    chapter: Chapter, module: str
+) -> None:
+    assert not imported_though_built(
+        code_cells(chapter), module, HOME[module] is chapter, set(library(module))
     )
-    assert not differences(built, library(module))
 
 
-@pytest.mark.parametrize(("chapter", "module"), PAIRS)
-def test_a_chapter_imports_nothing_of_what_it_builds(chapter: str, module: str) -> None:
-    names = {name.partition(".")[0] for name in library(module)}
-    for tags, source in code_cells(chapter):
+def imported_though_built(
+    cells: list[tuple[list[str], str]], module: str, is_home: bool, defined: set[str]
+) -> list[str]:
+    """What the cells import, or define in a cell without its tag, though they build it.
+
+    In the module's home that is any name of the module; in a later chapter, which adds
+    to it, only what it adds.
+    """
+    names = {name for name in defined if "." not in name}
+    if not is_home:
+        sources = [source for tags, source in cells if f"builds:{module}" in tags]
+        body = [s for source in sources for s in ast.parse(source).body]
+        names &= set(definitions(body, module))
+    wrong: list[str] = []
+    for tags, source in cells:
+        tagged = f"builds:{module}" in tags
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.ImportFrom) and node.module == "radix_lib":
-                assert not names & {alias.name for alias in node.names}, source
-            if isinstance(node, ast.ImportFrom | ast.Import):
-                modules = [
-                    getattr(node, "module", None),
-                    *(alias.name for alias in node.names),
-                ]
-                assert f"radix_lib.{module}" not in modules, source
-            if (
-                isinstance(node, ast.ClassDef | ast.FunctionDef)
-                and f"builds:{module}" not in tags
-            ):
-                is_method = getattr(
-                    node, "decorator_list", []
-                ) and "method_of" in ast.dump(node)
-                assert is_method or node.name not in names, (
-                    f"{node.name} in a cell without its tag"
-                )
+            if isinstance(node, ast.ImportFrom):
+                if is_home and node.module == f"radix_lib.{module}":
+                    wrong.append(ast.unparse(node))
+                elif node.module in ("radix_lib", f"radix_lib.{module}"):
+                    wrong += [a.name for a in node.names if a.name in names]
+            elif isinstance(node, ast.Import):
+                paths = [alias.name for alias in node.names]
+                if is_home and f"radix_lib.{module}" in paths:
+                    wrong.append(ast.unparse(node))
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef) and not tagged:
+                is_method = any(map(_is_method_of, node.decorator_list))
+                if node.name in names and not is_method:
+                    wrong.append(f"{node.name} in a cell without its tag")
+    return wrong
+
+
+HOME_CELL = (["builds:router"], "class Router: pass\ndef helper(): pass")
+LATER_CELL = (["builds:router"], "@method_of(Router)\ndef grow(self): pass")
+ROUTER = {"Router", "Router.grow", "helper"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_home", "wrong"),
+    [
+        ([HOME_CELL, ([], "from radix_lib import RadixTree")], True, []),
+        ([HOME_CELL, ([], "from radix_lib import Router")], True, ["Router"]),
+        (
+            [HOME_CELL, ([], "import radix_lib.router")],
+            True,
+            ["import radix_lib.router"],
+        ),
+        (
+            [HOME_CELL, ([], "def helper(): pass")],
+            True,
+            ["helper in a cell without its tag"],
+        ),
+        ([LATER_CELL, ([], "from radix_lib import Router")], False, []),
+        ([LATER_CELL, ([], "from radix_lib.router import Router")], False, []),
+        ([HOME_CELL, ([], "from radix_lib import Router")], False, ["Router"]),
+    ],
+)
+def test_an_import_of_what_is_built_is_found(
+    cells: list[tuple[list[str], str]], is_home: bool, wrong: list[str]
+) -> None:
+    assert imported_though_built(cells, "router", is_home, ROUTER) == wrong
+
+
+def test_a_definition_built_in_two_chapters_is_found() -> None:
+    here = definitions(ast.parse("@method_of(A)\ndef f(self): pass").body, "one")
+    there = definitions(ast.parse("@method_of(A)\ndef g(self): pass").body, "two")
+    assert set(union({"one": here, "two": there})) == {"A.f", "A.g"}
+    with pytest.raises(AssertionError, match=r"two builds A\.f once more"):
+        union({"one": here, "two": here})
 
 
 ALIAS = "class A:\n    x = 1\n    def f(self): return 1\n    g = f"

@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.course import COURSE, ROOT, Chapter
+
 YML = (ROOT / "environment.yml").read_text(encoding="utf-8")
 ENVIRONMENT = yaml.safe_load(YML)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
@@ -101,12 +102,10 @@ def chapters(comment: str) -> set[int]:
     named: set[int] = set()
     for part in comment.partition(":")[0].split(","):
         match = CHAPTERS.match(part.strip())
-        assert match, (
-            f"{part.strip()!r} is not a chapter (00 … 11) or a range of them (02-05)"
-        )
+        assert match, f"{part.strip()!r} is no chapter (02) and no range (02-05)"
         first = int(match[1])
         last = int(match[2] or first)
-        assert 0 <= first <= last <= 11, part
+        assert first <= last < len(COURSE), f"{part.strip()} is not in the manifest"
         named |= set(range(first, last + 1))
     return named
 
@@ -178,10 +177,10 @@ def missing(path: Path, named: set[str]) -> list[str]:
 
 
 TESTS = [*files("tests"), ROOT / "notebooks" / "conftest.py"]
-COURSE = [path for path in files("radix_lib", "notebooks") if path not in TESTS]
+SOURCES = [path for path in files("radix_lib", "notebooks") if path not in TESTS]
 
 
-@pytest.mark.parametrize("path", COURSE, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_the_course_imports_what_pyproject_names(path: Path) -> None:
     assert not missing(path, set(by_name(RUNTIME))), (
         "not among the dependencies in pyproject.toml"
@@ -193,16 +192,25 @@ def test_the_tests_import_what_pyproject_names(path: Path) -> None:
     assert not missing(path, set(by_name(RUNTIME + DEV))), "not in pyproject.toml"
 
 
-NUMBERED = [path for path in files("notebooks") if path.stem[:2].isdigit()]
+USES = [(chapter, chapter.path) for chapter in COURSE if chapter.path.exists()]
+USES += [
+    (chapter, ROOT / "radix_lib" / f"{module}.py")
+    for chapter, _ in USES
+    for module in chapter.modules
+]
 
 
-@pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
-def test_the_comments_name_the_chapters_that_import_a_package(path: Path) -> None:
-    chapter = int(path.stem[:2])
+@pytest.mark.parametrize(
+    ("chapter", "path"), USES, ids=lambda x: getattr(x, "stem", "")
+)
+def test_the_comments_name_the_chapters_that_import_a_package(
+    chapter: Chapter, path: Path
+) -> None:
+    """A chapter's own cells, and its modules."""
     for module in third_party(python_of(path)):
         names = {canonicalize_name(name) for name in PROVIDED_BY.get(module, [])}
         for spec in PACKAGES:
             if canonicalize_name(Requirement(spec).name) in names:
-                assert chapter in chapters(COMMENTED[spec]), (
-                    f"{spec} is used in {chapter:02}"
+                assert int(chapter.number) in chapters(COMMENTED[spec]), (
+                    f"{spec} is used in {chapter.number}"
                 )

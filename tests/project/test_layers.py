@@ -1,12 +1,14 @@
-"""What a module may import, how long it may be, and what starts without torch.
+"""What may import what, how long a module may be, what starts without torch.
 
-Whoever knows the course knows the library, as long as a chapter's module needs earlier
-ones only.
+Whoever knows the course knows the library, as long as a chapter's modules need those of
+earlier chapters only. `assets/chapters.json` says which chapter a module belongs to.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,36 +17,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.code_lines import code_lines
+from tests.support.course import (
+    COURSE,
+    HOME,
+    ROOT,
+    Chapter,
+    earlier_modules,
+    needed_by,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "radix_lib"
 
-# Each module and its chapter, in the order of the course. 08 to 10 are optional: 11
-# does without.
-CHAPTER = {
-    "_door": 0,
-    "texts": 0,
-    "supported_models": 0,
-    "progress": 0,
-    "default_model": 0,
-    "model_loader": 0,
-    "radix_tree": 2,
-    "page_manager": 3,
-    "eviction": 4,
-    "radix_cache": 4,
-    "router": 5,
-    "executor": 6,
-    "radix_model": 7,
-    "scheduler": 8,
-    "workloads": 9,
-    "fleet": 10,
-    "equality": 11,
-    "batch_invariance": 11,
-}
-ORDER = list(CHAPTER)
-OPTIONAL = {"scheduler", "workloads", "fleet"}
-# a context manager around the others, which must not notice
-KNOWN_BY_NONE = {"batch_invariance"}
 ENTRANCES = {"__init__", "__main__"}  # gather everything
 
 MAX_LINES = 300  # of code: neither blank nor comment nor docstring
@@ -105,23 +88,20 @@ def imported(source: str, package: str = "radix_lib") -> Iterator[str]:
 
 
 def not_allowed(module: str, source: str) -> list[str]:
-    """What `module` imports though its chapter comes too early for it."""
-    earlier = set(ORDER[: ORDER.index(module)]) - KNOWN_BY_NONE
-    if CHAPTER[module] == 11:
-        earlier -= OPTIONAL
+    """What `module` imports though its chapter does not need it."""
     found = [name.partition(".")[0] for name in imported(source)]
-    return [name for name in found if name not in earlier]
+    return [name for name in found if name not in earlier_modules(module)]
 
 
 @pytest.mark.parametrize("module", CORE)
 def test_a_module_imports_earlier_chapters_only(module: str) -> None:
-    assert module in CHAPTER, (
+    assert module in HOME, (
         f"radix_lib/{module.replace('.', '/')}.py belongs to no chapter: "
-        f"give it one in {Path(__file__).name}, or put its contents where they belong"
+        "give it one in assets/chapters.json, or put its contents where they belong"
     )
     wrong = not_allowed(module, MODULES[module].read_text(encoding="utf-8"))
     assert not wrong, (
-        f"{module} (chapter {CHAPTER[module]:02}) imports {', '.join(wrong)}"
+        f"{module} (chapter {HOME[module].number}) imports {', '.join(wrong)}"
     )
 
 
@@ -131,10 +111,8 @@ def test_a_module_imports_earlier_chapters_only(module: str) -> None:
         ("radix_tree", "from radix_lib.page_manager import PageManager"),
         ("radix_tree", "def f():\n    import radix_lib.page_manager"),
         ("router", "from . import executor"),
-        (
-            "router",
-            "from radix_lib import AttentionExecutor",
-        ),  # through __init__: say where from
+        # through __init__: say where from
+        ("router", "from radix_lib import AttentionExecutor"),
         ("router", "from radix_lib.teaching import figures"),
         (
             "router",
@@ -165,6 +143,119 @@ def test_a_module_fits_in_a_head(module: str) -> None:
     )
 
 
+# ------------------------------------------------------------------------ the manifest
+
+
+def test_chapters_are_numbered_in_order_and_need_earlier_ones() -> None:
+    numbers = [chapter.number for chapter in COURSE]
+    assert numbers == [f"{n:02}" for n in range(len(COURSE))]
+    for n, chapter in enumerate(COURSE):
+        assert set(chapter.needs) <= set(numbers[:n]), chapter.file
+        assert bool(chapter.needs) == (n > 0), chapter.file
+
+
+def test_what_is_not_optional_needs_nothing_optional() -> None:
+    for chapter in COURSE:
+        optional = {c.number for c in COURSE if c.optional}
+        assert chapter.optional or not needed_by(chapter) & optional, chapter.file
+
+
+def test_a_module_is_given_once_or_built() -> None:
+    given = [module for chapter in COURSE for module in chapter.given]
+    assert len(set(given)) == len(given)
+    for chapter in COURSE:
+        assert not set(given) & set(chapter.builds), chapter.file
+        assert len(set(chapter.builds)) == len(chapter.builds), chapter.file
+
+
+def test_every_module_of_a_written_chapter_is_there() -> None:
+    for chapter in COURSE:
+        if chapter.path.exists():
+            assert set(chapter.modules) <= set(CORE), chapter.file
+
+
+def test_every_numbered_notebook_is_in_the_manifest() -> None:
+    folder = ROOT / "notebooks"
+    found = {path.stem for path in folder.rglob("[0-9]*.ipynb")}
+    assert found <= {chapter.file for chapter in COURSE}
+
+
+def rows_of_the_readme() -> dict[str, list[str]]:
+    """The first two columns of the README's table of chapters, by number."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| (\[?(\d\d) .*?) \| (.*?) \|", readme, re.MULTILINE)
+    return {number: [name, builds] for name, number, builds in found}
+
+
+@pytest.mark.parametrize("chapter", COURSE, ids=lambda c: c.file)
+def test_the_readme_lists_the_chapter_and_what_it_builds(chapter: Chapter) -> None:
+    name = f"{chapter.number} {chapter.title[0].lower()}{chapter.title[1:]}"
+    if chapter.path.exists():
+        name = f"[{name}](notebooks/{chapter.file}.ipynb)"
+        notes = ["optional"] * chapter.optional
+    else:
+        notes = ["in preparation"] + ["optional"] * chapter.optional
+    if notes:
+        name += f" *({', '.join(notes)})*"
+    own = [f"`{module}`" for module in chapter.builds]
+    assert rows_of_the_readme()[chapter.number] == [name, ", ".join(own) or "–"]
+
+
+def test_the_readme_lists_no_other_chapter() -> None:
+    assert list(rows_of_the_readme()) == [chapter.number for chapter in COURSE]
+
+
+# --------------------------------------------------------------------------- the doors
+
+
+def homes_for_checkers(source: str, package: str) -> dict[str, str]:
+    """What a door tells type checkers: each name and its module.
+
+    >>> homes_for_checkers("if TYPE_CHECKING:\\n    from p.m import A as A", "p")
+    {'A': 'm'}
+    """
+    found: dict[str, str] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for inner in node.body:
+                assert isinstance(inner, ast.ImportFrom)
+                module = str(inner.module).removeprefix(f"{package}.")
+                for alias in inner.names:
+                    assert alias.asname == alias.name, "not exported without `as`"
+                    found[alias.name] = module
+    return found
+
+
+@pytest.mark.parametrize("package", ["radix_lib", "radix_lib.teaching"])
+def test_a_door_leads_where_type_checkers_are_told(package: str) -> None:
+    door = importlib.import_module(package)
+    source = Path(str(door.__file__)).read_text(encoding="utf-8")
+    assert homes_for_checkers(source, package) == door._HOME
+    for name, module in door._HOME.items():
+        path = PACKAGE.parent / f"{package}.{module}".replace(".", "/")
+        tree = ast.parse(path.with_suffix(".py").read_text(encoding="utf-8"))
+        assert name in set(_defined(tree)), f"{name} is not defined in {module}"
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (ast.unparse(target) for target in node.targets)
+        elif isinstance(node, ast.AnnAssign):
+            yield ast.unparse(node.target)
+
+
+def test_the_doors_names_live_in_modules_of_the_manifest() -> None:
+    import radix_lib
+
+    assert set(radix_lib._HOME.values()) <= set(HOME)
+
+
+# ------------------------------------------------------------------------ without torch
+
+
 def fresh(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -193,24 +284,23 @@ def test_the_control_plane_starts_without_torch(use: str) -> None:
     )
 
 
-PUBLIC = {
-    "load_model": "model_loader",
-    "RadixTree": "radix_tree",
-    "PageManager": "page_manager",
-    "KVPool": "page_manager",
-    "RadixCache": "radix_cache",
-    "Router": "router",
-    "AttentionExecutor": "executor",
-    "RadixAttentionModel": "radix_model",
-    "compare_logits": "equality",
-    "batch_invariant": "batch_invariance",
-}
-LATER = {"Scheduler": "scheduler"}
+NAMES = [
+    "load_model",
+    "RadixTree",
+    "PageManager",
+    "KVPool",
+    "RadixCache",
+    "Router",
+    "AttentionExecutor",
+    "RadixAttentionModel",
+    "compare_logits",
+    "batch_invariant",
+]
+LATER = {"Scheduler": "scheduler", "explain": "diagnosis"}
+NAMES += [name for name, module in LATER.items() if module in MODULES]
 
 
-@pytest.mark.parametrize(
-    "name", [*PUBLIC, *(n for n, module in LATER.items() if module in CORE)]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_names_that_stay_put(name: str) -> None:
     import radix_lib
 

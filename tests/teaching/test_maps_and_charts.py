@@ -24,10 +24,11 @@ from radix_lib.teaching.figures.course_map import (
     chapter_map,
     course_map,
 )
+from tests.support.course import COURSE, HOME
 from tests.support.scenes import new_router, run, two_requests
 
 
-@pytest.mark.parametrize("here", [None, *range(12)])
+@pytest.mark.parametrize("here", [None, *range(len(COURSE))])
 def test_the_map_lights_the_parts_of_its_chapter_and_no_other(here: int | None):
     figure = course_map(here)
     mine = [name for chapter, name, *_ in PARTS if chapter == here]
@@ -44,7 +45,14 @@ def test_the_map_names_what_the_library_calls_so():
     names = {name for _, name, *_ in PARTS if name.isidentifier() and name[0].isupper()}
     assert names >= {"RadixTree", "PageManager", "KVPool", "RadixCache", "Router"}
     assert names - {"Scheduler"} <= set(radix_lib.__all__)
-    assert {chapter for chapter, *_ in PARTS} == set(range(12))
+
+
+def test_the_map_and_the_manifest_agree():
+    door = radix_lib._HOME
+    for chapter, name, *_ in PARTS:
+        assert chapter < len(COURSE)
+        if name in door:
+            assert f"{chapter:02}" == HOME[door[name]].number, name
 
 
 def test_nothing_on_the_map_lies_on_anything_else():
@@ -58,6 +66,9 @@ def test_the_map_of_chapters():
     figure = chapter_map(here=5)
     assert figure.text.splitlines()[5] == "► 05 The router"
     assert figure.text.count("(optional)") == len(OPTIONAL) == 3
+    ways = "00 → 01 → 02 → 03 → 04 → 05 → 06 → 07 → 11; 07 → 08 → 09 → 10"
+    assert figure.text.splitlines()[-1] == ways
+    assert ways in figure.alt
     assert all(title in figure.svg for title in CHAPTERS)
     assert figure.svg.count('stroke-width="3"') == 1
 

@@ -244,7 +244,8 @@ def _contents(cell: NotebookNode, path: Path) -> str:
             notes.append("in preparation")
         notes += ["optional"] * chapter.get("optional", False)
         name += f" *({', '.join(notes)})*" * bool(notes)
-        rows.append(f"| {name} | {chapter['builds']} | {chapter['question']} |")
+        builds = ", ".join(f"`{module}`" for module in chapter["builds"])
+        rows.append(f"| {name} | {builds or 'nothing yet'} | {chapter['question']} |")
     return "\n".join(rows)
 
 

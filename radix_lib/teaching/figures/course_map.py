@@ -10,6 +10,12 @@ from radix_lib.texts import read_asset
 _COURSE = read_asset("chapters")
 CHAPTERS = [chapter["title"] for chapter in _COURSE]
 OPTIONAL = {number for number, chapter in enumerate(_COURSE) if chapter.get("optional")}
+#: Pairs of chapters: the second needs the first.
+NEEDS = [
+    (int(before), number)
+    for number, chapter in enumerate(_COURSE)
+    for before in chapter["needs"]
+]
 
 #: Chapter, name, what it does; left, top, width in px. All are 44 px high.
 PARTS: list[tuple[int, str, str, int, int, int]] = [
@@ -97,29 +103,43 @@ def _paint_box(
 
 def chapter_map(here: int | None = None) -> Figure:
     """Draw which chapter needs which; dashed ones are optional."""
-    canvas, w, h, dx, dy = Canvas(), 128, 40, 176, 64
-    places = {n: (MARGIN + n % 4 * dx, MARGIN + n // 4 * dy) for n in range(12)}
-    for a, b in [*((n, n + 1) for n in range(7)), (7, 11), (7, 8), (8, 9), (9, 10)]:
+    canvas = Canvas()
+    w, h = 128, 40
+    dx, dy = 176, 64
+    places = [(MARGIN + n % 4 * dx, MARGIN + n // 4 * dy) for n in range(len(CHAPTERS))]
+    for before, after in NEEDS:
         (x, y), (to_x, to_y) = (
-            (left + w / 2, top + h / 2) for left, top in (places[a], places[b])
+            (left + w / 2, top + h / 2) for left, top in (places[before], places[after])
         )
-        bend = [(x, (y + to_y) / 2), (to_x, (y + to_y) / 2)] if x != to_x else []
-        canvas.line(
-            (x, y), *bend, (to_x, to_y), style="dashed" if b in OPTIONAL else "solid"
-        )
-    for n, (x, y) in places.items():
+        middle = (y + to_y) / 2
+        bend = [(x, middle), (to_x, middle)] if x != to_x else []
+        style = "dashed" if after in OPTIONAL else "solid"
+        canvas.line((x, y), *bend, (to_x, to_y), style=style)
+    for n, (x, y) in enumerate(places):
         _paint_box(canvas, x, y, w, h, n, here)
         canvas.write(x, y + 6, w, f"{n:02}", bold=True, align="center")
         canvas.write(x, y + 20, w, CHAPTERS[n], align="center")
-    lines = [
-        f"{'►' if n == here else ' '} {n:02} {title}" + " (optional)" * (n in OPTIONAL)
-        for n, title in enumerate(CHAPTERS)
-    ]
-    lines.append("00 → 01 → 02 → 03 → 04 → 05 → 06 → 07 → 11; 07 → 08 → 09 → 10")
-    alt = (
-        "The chapters: 00 to 07 one after another; then 11 closes the course. "
-        "08, 09 and 10 follow 07 and are optional."
-    )
+    lines = []
+    for n, title in enumerate(CHAPTERS):
+        sign = "►" if n == here else " "
+        note = " (optional)" if n in OPTIONAL else ""
+        lines.append(f"{sign} {n:02} {title}{note}")
+    ways = "; ".join(" → ".join(f"{n:02}" for n in way) for way in _ways())
+    aside = ", ".join(f"{n:02}" for n in sorted(OPTIONAL))
+    alt = f"The chapters, each after those that it needs: {ways}. Optional: {aside}."
+    height = places[-1][1] + h + MARGIN
     return canvas.figure(
-        2 * MARGIN + 3 * dx + w, 2 * MARGIN + 2 * dy + h, "\n".join(lines), alt
+        2 * MARGIN + 3 * dx + w, height, "\n".join([*lines, ways]), alt
     )
+
+
+def _ways() -> list[list[int]]:
+    """Chapters one after another: first those that all read, then the asides."""
+    ways: list[list[int]] = []
+    for before, after in sorted(NEEDS, key=lambda pair: pair[1] in OPTIONAL):
+        way = next((way for way in ways if way[-1] == before), None)
+        if way is None:
+            ways.append([before, after])
+        else:
+            way.append(after)
+    return ways
