@@ -15,6 +15,13 @@ from radix_lib.texts import few_shot_prompts, workload
 
 if TYPE_CHECKING:
     from radix_lib.teaching.checks.building import method_of as method_of
+    from radix_lib.teaching.checks.cache_exercises import Leaf as Leaf
+    from radix_lib.teaching.checks.cache_exercises import finishes as finishes
+    from radix_lib.teaching.checks.cache_exercises import (
+        foretells_locks as foretells_locks,
+    )
+    from radix_lib.teaching.checks.cache_exercises import is_segmented as is_segmented
+    from radix_lib.teaching.checks.cache_exercises import pops_in_order as pops_in_order
     from radix_lib.teaching.checks.cache_states import CACHE_STATES as CACHE_STATES
     from radix_lib.teaching.checks.cache_states import compare_states as compare_states
     from radix_lib.teaching.checks.cache_states import tiny_model as tiny_model
@@ -35,6 +42,18 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.mutants import Mutant as Mutant
     from radix_lib.teaching.checks.mutants import examine as examine
     from radix_lib.teaching.checks.oracle import Memory as Memory
+    from radix_lib.teaching.checks.router_exercises import bills_right as bills_right
+    from radix_lib.teaching.checks.router_exercises import reading as reading
+    from radix_lib.teaching.checks.router_exercises import (
+        samples_apart as samples_apart,
+    )
+    from radix_lib.teaching.checks.router_exercises import stop_inside as stop_inside
+    from radix_lib.teaching.checks.router_exercises import (
+        survives_interruptions as survives_interruptions,
+    )
+    from radix_lib.teaching.checks.router_exercises import (
+        tells_the_truth as tells_the_truth,
+    )
     from radix_lib.teaching.figures.canvas import MARGIN as MARGIN
     from radix_lib.teaching.figures.canvas import Canvas as Canvas
     from radix_lib.teaching.figures.canvas import compose as compose
@@ -98,6 +117,11 @@ else:
         "film_strip": "films.film",
         "Recorder": "films.recorder",
         "method_of": "checks.building",
+        "Leaf": "checks.cache_exercises",
+        "finishes": "checks.cache_exercises",
+        "foretells_locks": "checks.cache_exercises",
+        "is_segmented": "checks.cache_exercises",
+        "pops_in_order": "checks.cache_exercises",
         "cases": "checks.check",
         "check": "checks.check",
         "caches_like_the_oracle": "checks.contracts",
@@ -105,6 +129,12 @@ else:
         "matches_like_the_oracle": "checks.contracts",
         "serves_requests": "checks.contracts",
         "Memory": "checks.oracle",
+        "bills_right": "checks.router_exercises",
+        "reading": "checks.router_exercises",
+        "samples_apart": "checks.router_exercises",
+        "stop_inside": "checks.router_exercises",
+        "survives_interruptions": "checks.router_exercises",
+        "tells_the_truth": "checks.router_exercises",
         "CACHE_STATES": "checks.cache_states",
         "compare_states": "checks.cache_states",
         "tiny_model": "checks.cache_states",
