@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from radix_lib.radix_model import end_tokens
+
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -25,15 +27,12 @@ class Comparison(NamedTuple):
     n_differing: int  # numbers of which at least one bit differs
     same_argmax: int  # rows whose largest logit is the same token's ...
     rows: int  # ... of so many
-    # the index of the first number that differs
-    first_difference: tuple[int, ...] | None
+    first_difference: tuple[int, ...] | None  # index of the first number that differs
 
     def __str__(self) -> str:
-        verdict = (
-            "bitwise equal"
-            if self.bitwise
-            else f"first difference at {self.first_difference}"
-        )
+        verdict = f"first difference at {self.first_difference}"
+        if self.bitwise:
+            verdict = "bitwise equal"
         return (
             f"{verdict}: max |Δ| {self.max_abs_diff:.1e}, "
             f"same top token in {self.same_argmax} of {self.rows} rows"
@@ -52,22 +51,22 @@ def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
     """
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype or ours.ndim == 0:
         raise ValueError(
-            f"cannot compare {list(ours.shape)} of {ours.dtype} with {list(theirs.shape)} of "
-            f"{theirs.dtype}: ask both for the same logits"
+            f"cannot compare {list(ours.shape)} of {ours.dtype} with "
+            f"{list(theirs.shape)} of {theirs.dtype}: ask both for the same logits"
         )
     bits = _BITS[ours.element_size()]
-    differs = ours.view(bits) != theirs.view(bits)
-    n_differing = int(differs.sum())
+    differing = (ours.view(bits) != theirs.view(bits)).nonzero()
+    max_abs_diff = 0.0
+    if ours.numel():
+        max_abs_diff = float((ours.double() - theirs.double()).abs().max())
     same_argmax = ours.argmax(-1) == theirs.argmax(-1)
     return Comparison(
-        bitwise=n_differing == 0,
-        max_abs_diff=float((ours.double() - theirs.double()).abs().max())
-        if ours.numel()
-        else 0.0,
-        n_differing=n_differing,
+        bitwise=not len(differing),
+        max_abs_diff=max_abs_diff,
+        n_differing=len(differing),
         same_argmax=int(same_argmax.sum()),
         rows=same_argmax.numel(),
-        first_difference=tuple(differs.nonzero()[0].tolist()) if n_differing else None,
+        first_difference=tuple(differing[0].tolist()) if len(differing) else None,
     )
 
 
@@ -90,20 +89,18 @@ def baseline_logits(
 def baseline_generate(
     model: Any, tokens: Sequence[int], max_new_tokens: int, stop: Sequence[int] = ()
 ) -> tuple[list[int], Tensor]:
-    """Hugging Face's greedy `generate`: the new token ids, and the logits of each step.
+    """Hugging Face's greedy `generate`: the new token ids, and each step's logits.
 
     The logits are [new tokens, vocabulary]. It ends at the model's own end tokens and
     at `stop`.
     """
     token_ids = torch.tensor([list(tokens)], device=model.device)
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     output = model.generate(
         token_ids,
         attention_mask=torch.ones_like(token_ids),
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=[*ends, *stop] or None,
+        eos_token_id=[*end_tokens(model), *stop] or None,
         pad_token_id=0,  # one sequence: nothing is padded, and unset it warns
         return_dict_in_generate=True,
         output_logits=True,

@@ -24,8 +24,7 @@ from radix_lib.page_manager import KVPool, PageManager
 from radix_lib.radix_cache import RadixCache, Usage
 from radix_lib.router import Lease, Router
 
-#: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token
-#: ids.
+#: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 
 
@@ -43,11 +42,11 @@ class Generation(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: greedily, or above `temperature` 0 drawn at random with
-    `seed`.
+    """How tokens are chosen: greedily, or drawn at random with `seed`.
 
-    They are drawn from the smallest set whose probability is at least `top_p`. `stop`
-    are token ids that end an answer. Raises ValueError for what is out of range.
+    Above `temperature` 0 they are drawn, from the smallest set whose probability is at
+    least `top_p`. `stop` are token ids that end an answer. Raises ValueError for what
+    is out of range.
     """
 
     temperature: float = 0.0
@@ -58,8 +57,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1):
             raise ValueError(
-                f"temperature={self.temperature}, top_p={self.top_p}: the first is at least 0, "
-                "the second above 0 and at most 1"
+                f"temperature={self.temperature}, top_p={self.top_p}: the first is at "
+                "least 0, the second above 0 and at most 1"
             )
 
     def choose(self, logits: Tensor, random: torch.Generator) -> int:
@@ -68,10 +67,27 @@ class Sampling:
             return int(logits.argmax())
         scaled = logits.cpu().double() / self.temperature
         probabilities, order = scaled.softmax(-1).sort(descending=True)
-        # Keep a token while those before it have less than top_p: the first is always
-        # kept.
-        probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
+        # A token stays while those before it have less than top_p: the first always.
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities[before >= self.top_p] = 0
         return int(order[torch.multinomial(probabilities, 1, generator=random)])
+
+
+def end_tokens(model: Any) -> list[int]:
+    """The token ids at which a model's own answers end: none, one or several."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return []
+    return [ends] if isinstance(ends, int) else list(ends)
+
+
+class Draft:
+    """An answer in the making: the lease it runs on, and what was chosen so far."""
+
+    def __init__(self, lease: Lease, seed: int):
+        self.lease = lease
+        self.random = torch.Generator().manual_seed(seed)
+        self.tokens: list[int] = []
 
 
 class Stats(NamedTuple):
@@ -119,9 +135,10 @@ class RadixAttentionModel:
             device=model.device,
         )
         self.executor = AttentionExecutor(model, self.pool)
-        self._prompt_tokens = self._cached_tokens = self._requests = (
-            self._decoded_tokens
-        ) = 0
+        self._requests = 0
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._decoded_tokens = 0
 
     @classmethod
     def from_pretrained(
@@ -132,8 +149,9 @@ class RadixAttentionModel:
         dtype: torch.dtype = torch.float32,
         **pool: Any,
     ) -> RadixAttentionModel:
-        """Load a model as `load_model` does; `pool` may name `page_size`, `n_pages`,
-        `policy`.
+        """Load a model as `load_model` does.
+
+        `pool` may name `page_size`, `n_pages` and `policy`.
         """
         loaded = load_model(name, device=device, dtype=dtype)
         return cls(loaded.model, loaded.tokenizer, **pool)
@@ -157,12 +175,11 @@ class RadixAttentionModel:
         max_new_tokens: int = 0,
         chunk_tokens: int | None = None,
     ) -> tuple[Lease, Tensor]:
-        """Compute what the cache lacks of a prompt, `chunk_tokens` at a time (None: all
-        at once).
+        """Compute what the cache lacks of a prompt, and share it.
 
-        Returns the lease, with room for `max_new_tokens`, and the logits after the last
-        token, [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds
-        nothing.
+        At most `chunk_tokens` run at a time (None: all at once). Returns the lease,
+        with room for `max_new_tokens`, and the logits after the last token,
+        [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds nothing.
         """
         if chunk_tokens is not None and chunk_tokens != max(1, int(chunk_tokens)):
             raise ValueError(
@@ -174,8 +191,7 @@ class RadixAttentionModel:
                 chunk = Chunk(pending, lease.n_computed, lease.page_table)
                 logits = self.executor.forward([chunk])[0]
                 lease.advance(len(pending))
-                # from here on others find it, before we answer
-                self.router.commit(lease)
+                self.router.commit(lease)  # others find it before we answer
             self._requests += 1
             self._prompt_tokens += lease.n_tokens
             self._cached_tokens += lease.n_cached
@@ -185,11 +201,11 @@ class RadixAttentionModel:
         return lease, logits
 
     def decode_step(self, leases: Sequence[Lease], tokens: Sequence[int]) -> Tensor:
-        """Add one token to each sequence and return the logits after it, [sequences,
-        vocabulary].
+        """Add one token to each sequence and compute it.
 
-        Raises ValueError where a lease has no room left or its prompt is not computed;
-        then, and when interrupted in the model, no sequence has grown.
+        Returns the logits after it, [sequences, vocabulary]. Raises ValueError where a
+        lease has no room left or its prompt is not computed; then, and when interrupted
+        in the model, no sequence has grown.
         """
         self.router.checked_key(tokens)
         for lease in leases:
@@ -198,12 +214,11 @@ class RadixAttentionModel:
                 raise ValueError(
                     f"{lease.n_tokens - lease.n_computed} tokens are still to prefill"
                 )
-        logits = self.executor.forward(
-            [
-                Chunk([token], lease.n_computed, lease.page_table)
-                for lease, token in zip(leases, tokens, strict=True)
-            ]
-        )
+        chunks = [
+            Chunk([token], lease.n_computed, lease.page_table)
+            for lease, token in zip(leases, tokens, strict=True)
+        ]
+        logits = self.executor.forward(chunks)
         for lease, token in zip(leases, tokens, strict=True):
             lease.append(token)
             lease.advance(1)
@@ -218,11 +233,10 @@ class RadixAttentionModel:
         """
         fork = self.router.fork(lease, max_new_tokens)
         try:
-            tail = fork.n_shared
+            tail = fork.n_shared  # where the page that is computed in part would be
             if fork.n_computed > tail * self.pool.page_size:
-                self.pool.copy_page(
-                    int(lease.page_table[tail]), int(fork.page_table[tail])
-                )
+                source = int(lease.page_table[tail])
+                self.pool.copy_page(source, int(fork.page_table[tail]))
         except BaseException:
             self.router.cancel(fork)
             raise
@@ -251,8 +265,9 @@ class RadixAttentionModel:
     def sample(
         self, prompt: Prompt, n: int, max_new_tokens: int = 32, **options: Any
     ) -> list[Generation]:
-        """`n` answers to one prompt, which is computed once; sample i is drawn with
-        `seed` + i.
+        """`n` answers to one prompt, which is computed once.
+
+        `options` as for `stream`; sample i is drawn with `seed` + i.
         """
         *_, last = self._answers(prompt, n, max_new_tokens, **options)
         return last
@@ -266,61 +281,82 @@ class RadixAttentionModel:
         namespace: Hashable = None,
         **options: Any,
     ) -> Iterator[list[Generation]]:
+        """Answer a prompt `n` times at once; yields all answers after each token.
+
+        One that has ended gives its pages back at once; the others, when this is closed
+        or interrupted.
+        """
         sampling = Sampling(**options)
-        if n < 1 or max_new_tokens < 1:
-            raise ValueError(
-                f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1"
-            )
+        self._check_answers(n, max_new_tokens, sampling)
+        ends = {*sampling.stop, *end_tokens(self.model)}
         began = time.perf_counter()
-        self.router.checked_key(sampling.stop)
-        ends = {*sampling.stop, *self._end_tokens()}
-        random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(n)]
+        first_token_seconds = 0.0
         with ExitStack() as held:
+            # A lease for each answer: the prompt is computed once, the others fork.
             lease, logits = self.prefill(
                 prompt, namespace=namespace, max_new_tokens=max_new_tokens
             )
             held.enter_context(lease)
-            n_prompt, n_cached = lease.n_tokens, lease.n_cached
-            leases = [lease]
-            for _ in range(n - 1):
-                leases.append(held.enter_context(self.fork(lease, max_new_tokens)))
-            answers: list[list[int]] = [[] for _ in leases]
+            n_prompt = lease.n_tokens
+            n_cached = lease.n_cached
+            drafts = [Draft(lease, sampling.seed)]
+            for i in range(1, n):
+                fork = held.enter_context(self.fork(lease, max_new_tokens))
+                drafts.append(Draft(fork, sampling.seed + i))
+
+            running = list(drafts)
             rows = logits.expand(n, -1)
-            running = list(range(n))
-            first_token_seconds = 0.0
             while running:
-                for i, row in zip(running, rows, strict=True):
-                    answers[i].append(sampling.choose(row, random[i]))
+                # Choose the next token of each that runs.
+                for draft, row in zip(running, rows, strict=True):
+                    draft.tokens.append(sampling.choose(row, draft.random))
+
+                # Show all answers, those that have ended included.
                 seconds = time.perf_counter() - began
                 first_token_seconds = first_token_seconds or seconds
-                times = first_token_seconds, seconds
-                texts = [
-                    self.tokenizer.decode(a, skip_special_tokens=True) for a in answers
-                ]
                 yield [
                     Generation(
-                        text, [*tokens], n_prompt, n_cached, n_prompt - n_cached, *times
+                        self._text(draft.tokens),
+                        list(draft.tokens),
+                        n_prompt,
+                        n_cached,
+                        n_prompt - n_cached,
+                        first_token_seconds,
+                        seconds,
                     )
-                    for text, tokens in zip(texts, answers, strict=True)
+                    for draft in drafts
                 ]
-                for i in list(running):
-                    if answers[i][-1] in ends or len(answers[i]) == max_new_tokens:
-                        running.remove(i)
-                        self.router.finish(leases[i])
+
+                # End those that are done: their pages serve others from now on.
+                for draft in list(running):
+                    n_tokens = len(draft.tokens)
+                    if draft.tokens[-1] in ends or n_tokens == max_new_tokens:
+                        self.router.finish(draft.lease)
+                        running.remove(draft)
+
+                # Compute what follows, for all of the others in one step.
                 if running:
                     rows = self.decode_step(
-                        [leases[i] for i in running], [answers[i][-1] for i in running]
+                        [draft.lease for draft in running],
+                        [draft.tokens[-1] for draft in running],
                     )
 
-    def _end_tokens(self) -> set[int]:
-        ends = self.model.generation_config.eos_token_id
-        return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    def _check_answers(self, n: int, max_new_tokens: int, sampling: Sampling) -> None:
+        if n < 1 or max_new_tokens < 1:
+            raise ValueError(
+                f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1"
+            )
+        self.router.checked_key(sampling.stop)
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
 
     def flush(self) -> None:
-        """Forget all K/V, as is due after a change of weights: they are the former
-        model's.
+        """Forget all K/V, as is due after a change of weights.
 
-        Raises RuntimeError, forgetting nothing, while requests run.
+        They are the former model's. Raises RuntimeError, forgetting nothing, while
+        requests run.
         """
         if self.router.leases:
             raise RuntimeError(
