@@ -70,11 +70,13 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.charts import draw_tokens as draw_tokens
     from radix_lib.teaching.figures.course_map import chapter_map as chapter_map
     from radix_lib.teaching.figures.course_map import course_map as course_map
+    from radix_lib.teaching.figures.cut_figure import draw_cut as draw_cut
     from radix_lib.teaching.figures.page_figure import draw_pages as draw_pages
     from radix_lib.teaching.figures.page_figure import strip_part as strip_part
     from radix_lib.teaching.figures.pool_snapshot import pool_snapshot as pool_snapshot
     from radix_lib.teaching.figures.scene import draw_scene as draw_scene
     from radix_lib.teaching.figures.source import show_source as show_source
+    from radix_lib.teaching.figures.split_figure import draw_split as draw_split
     from radix_lib.teaching.figures.theme import STATES as STATES
     from radix_lib.teaching.figures.tree_figure import draw_tree as draw_tree
     from radix_lib.teaching.figures.tree_snapshot import Marks as Marks
@@ -106,11 +108,13 @@ else:
         "draw_tokens": "figures.charts",
         "chapter_map": "figures.course_map",
         "course_map": "figures.course_map",
+        "draw_cut": "figures.cut_figure",
         "draw_pages": "figures.page_figure",
         "strip_part": "figures.page_figure",
         "pool_snapshot": "figures.pool_snapshot",
         "draw_scene": "figures.scene",
         "show_source": "figures.source",
+        "draw_split": "figures.split_figure",
         "STATES": "figures.theme",
         "draw_tree": "figures.tree_figure",
         "Marks": "figures.tree_snapshot",

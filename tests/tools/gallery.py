@@ -25,9 +25,11 @@ from radix_lib.teaching.figures.charts import (
     draw_tokens,
 )
 from radix_lib.teaching.figures.course_map import chapter_map, course_map
+from radix_lib.teaching.figures.cut_figure import draw_cut
 from radix_lib.teaching.figures.figure import Figure, Picture
 from radix_lib.teaching.figures.page_figure import draw_pages
 from radix_lib.teaching.figures.scene import draw_scene
+from radix_lib.teaching.figures.split_figure import draw_split
 from radix_lib.teaching.figures.tree_figure import draw_tree
 from radix_lib.teaching.films.film import film_strip
 from radix_lib.teaching.films.recorder import Recorder
@@ -66,6 +68,9 @@ def pictures() -> dict[str, Picture]:
     for namespace in ("bob", Namespace("salt", "adapter")):
         run(router, "Hello, hello", namespace)
     made["tree-namespaces"] = draw_tree(router.cache, decode=decode)
+    made["cut"] = draw_cut(f"{SYSTEM}Paris?", f"{SYSTEM}2+2?", (1, 4, 16))
+    (node, *_) = router.cache.nodes()
+    made["split"] = draw_split(node, 1, decode=decode, caption="A split")
     many = new_router(n_pages=200)
     for i in range(40):
         run(many, f"{SYSTEM}{i * i}{'+' * (i % 7)}{i}, what is it?")
