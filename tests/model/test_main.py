@@ -1,14 +1,20 @@
 """`python -m radix_lib`, and the prompts whose answers are committed."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from radix_lib import RadixAttentionModel, __main__, load_model
 from radix_lib.equality import baseline_generate
+from radix_lib.model_loader import LoadedModel
 from radix_lib.teaching.checks.cache_states import (
     CACHE_STATES,
     compare_states,
@@ -16,32 +22,41 @@ from radix_lib.teaching.checks.cache_states import (
 )
 from radix_lib.texts import few_shot_prompts
 
+#: `run(*args)` gives the exit status, what was printed, and what went to stderr.
+Run = Callable[..., tuple[Any, str, str]]
+
 
 @pytest.fixture(scope="module")
-def loaded():
+def loaded() -> LoadedModel:
     return load_model()
 
 
 @pytest.fixture
-def run(loaded, monkeypatch, capsys):
+def run(
+    loaded: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
     """Run the command in this process, on the model that is loaded already."""
 
-    def from_pretrained(name, **options):
+    def from_pretrained(name: str | None, **options: Any) -> RadixAttentionModel:
         return RadixAttentionModel(loaded.model, loaded.tokenizer, **options)
 
-    def run(*args):
+    def run(*args: str) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["radix_lib", *args])
+        status: Any
         try:
             status = __main__.main()
         except SystemExit as error:
             status = error.code
-        return status, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return status, out, err
 
     monkeypatch.setattr(RadixAttentionModel, "from_pretrained", from_pretrained)
     return run
 
 
-def test_the_few_shot_pair_shares_its_prefix_and_gives_the_same_tokens():
+def test_the_few_shot_pair_shares_its_prefix_and_gives_the_same_tokens() -> None:
     """In a process of its own, as a reader types it."""
     done = subprocess.run(
         [sys.executable, "-m", "radix_lib"], capture_output=True, text=True, check=False
@@ -56,7 +71,7 @@ def test_the_few_shot_pair_shares_its_prefix_and_gives_the_same_tokens():
     assert done.stderr == ""
 
 
-def test_own_prompts_page_size_and_length(run):
+def test_own_prompts_page_size_and_length(run: Run) -> None:
     prompts = ("--prompt", "Birds can fly.", "--prompt", "Birds can swim.")
     status, out, _ = run(*prompts, "--page-size", "1", "--max-new-tokens", "2")
     assert status == 0
@@ -73,15 +88,17 @@ def test_own_prompts_page_size_and_length(run):
         (["--exact", "--page-size", "4"], "only --model goes with it"),
     ],
 )
-def test_bad_input_is_refused_in_words(run, args, says):
+def test_bad_input_is_refused_in_words(run: Run, args: list[str], says: str) -> None:
     status, _, err = run(*args)
     assert status == 2 and says in err
 
 
-def test_different_tokens_give_exit_status_1(run, monkeypatch):
+def test_different_tokens_give_exit_status_1(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A baseline that answers otherwise stands for a cache that is wrong."""
 
-    def other(*args):
+    def other(*args: Any) -> tuple[list[int], Tensor]:
         tokens, logits = baseline_generate(*args)
         return [tokens[0] + 1, *tokens[1:]], logits
 
@@ -90,10 +107,8 @@ def test_different_tokens_give_exit_status_1(run, monkeypatch):
     assert status == 1 and "DIFFERENT" in out
 
 
-def test_committed_answers_are_beyond_doubt(loaded):
-    """At each step the top two logits are well apart: no machine's rounding can swap
-    them.
-    """
+def test_committed_answers_are_beyond_doubt(loaded: LoadedModel) -> None:
+    """At each step the top two logits are well apart: no rounding can swap them."""
     newline = loaded.tokenizer.encode("\n")
     for prompt in few_shot_prompts(4):
         _, logits = baseline_generate(
@@ -103,7 +118,7 @@ def test_committed_answers_are_beyond_doubt(loaded):
         assert (top[:, 0] - top[:, 1]).min() > 1.0
 
 
-def test_there_are_only_so_many_prompts():
+def test_there_are_only_so_many_prompts() -> None:
     with pytest.raises(ValueError, match="not 99"):
         few_shot_prompts(99)
 
@@ -111,7 +126,9 @@ def test_there_are_only_so_many_prompts():
 # ── --exact ───────────────────────────────────────────────────────────────────────────
 
 
-def test_exact_prints_the_three_legs_and_holds(capsys, one_thread):
+def test_exact_prints_the_three_legs_and_holds(
+    capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
     assert __main__.is_exact("a tiny model", tiny_model(), list(range(1, 20)), (4,))
     printed = capsys.readouterr().out
     assert "a tiny model, float32, 19 tokens" in printed
@@ -121,8 +138,12 @@ def test_exact_prints_the_three_legs_and_holds(capsys, one_thread):
     assert all(row.endswith(" 0") for row in rows)
 
 
-def test_one_bit_is_told_and_sets_the_exit_status(monkeypatch, capsys, one_thread):
-    def one_bit(*args, **kwargs):
+def test_one_bit_is_told_and_sets_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    one_thread: None,
+) -> None:
+    def one_bit(*args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         for name, found in compare_states(*args, **kwargs):
             yield name, found._replace(differing=1) if name == "forks" else found
 
