@@ -24,7 +24,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from tests.tools import refresh
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_BYTES = 400_000
+MAX_BYTES = 700_000
 MAX_NOT_COMPARED = 3
 MAX_NOT_COMPARED_WORKLOADS = 6  # chapter 09 is about times
 
