@@ -236,3 +236,10 @@ def test_nbval_hides_addresses_and_nothing_else() -> None:
         "0.123 s",
     ):
         assert sanitised(result) == result
+
+
+def test_a_picture_of_the_readme_is_that_of_its_tagged_cell() -> None:
+    shown = new_output("display_data", {"image/png": "cG5n", "text/plain": "a tree"})
+    cell = new_code_cell("draw()", outputs=[shown])
+    cell.metadata["tags"] = ["picture:tree"]
+    assert refresh.pictures(new_notebook(cells=[cell])) == {"tree": b"png"}

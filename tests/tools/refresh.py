@@ -19,6 +19,7 @@ course says:
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -398,7 +399,24 @@ def refresh(path: Path, *, timeout: int = 600, renew: bool = False) -> bool:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+    for name, png in pictures(parse(after.decode())).items():
+        (ROOT / "assets" / f"{name}.png").write_bytes(png)
     return True
+
+
+def pictures(notebook: NotebookNode) -> dict[str, bytes]:
+    """The pictures of the README: those of cells tagged `picture:NAME`, as PNG."""
+    found: dict[str, bytes] = {}
+    for cell in notebook.cells:
+        for tag in tags(cell):
+            if tag.startswith("picture:"):
+                (png,) = (
+                    output.data["image/png"]
+                    for output in cell.outputs
+                    if "image/png" in output.get("data", {})
+                )
+                found[tag.removeprefix("picture:")] = base64.b64decode(png)
+    return found
 
 
 def notebooks_under(folder: Path) -> list[Path]:
