@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
@@ -48,9 +49,9 @@ def prepare_default_model() -> Path:
     """
     cache = _cache_folder()
     folder = cache / f"{DEFAULT_MODEL}-v{PREPARATION}"
-    if folder.is_dir():
-        return folder
     try:
+        if folder.is_dir():
+            return folder
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{folder.name}.lock"):
             # another process may have made it while this one waited
@@ -67,10 +68,19 @@ def prepare_default_model() -> Path:
 
 
 def _cache_folder() -> Path:
-    if named := os.environ.get("RADIX_LIB_CACHE"):
-        return Path(named).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "radix_lib"
+    named = os.environ.get("RADIX_LIB_CACHE")
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_absolute():
+            raise ModelError(
+                f"RADIX_LIB_CACHE={named} is a relative path, and the notebooks run in "
+                f"another folder than the commands. Set it to {folder.resolve()}"
+            )
+        return folder
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not caches.is_absolute():  # not set; a relative one is to be ignored
+        caches = Path.home() / ".cache"
+    return caches / "radix_lib"
 
 
 def _locked(path: Path) -> AbstractContextManager[object]:
@@ -183,3 +193,11 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     with growth_bar("save", folder, MODEL_BYTES), no_transformers_bars():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    _let_others_read(folder)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give every file the mode of an ordinary one: safetensors makes private ones."""
+    ordinary = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for file in folder.iterdir():
+        file.chmod(ordinary)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 
 from radix_lib.default_model import DEFAULT_MODEL, prepare_default_model
 from radix_lib.progress import no_transformers_bars
@@ -48,42 +49,102 @@ def load_model(
     afterwards it loads in a second or two from 0.5 GB in the cache folder
     (`RADIX_LIB_CACHE`, else `radix_lib` in the user's cache).
 
-    Raises ModelError when the model cannot be had (no network, no space, no such name)
-    or is not a supported decoder, and what torch raises when `device` or `dtype` cannot
-    be had.
+    Raises ModelError when the model cannot be had (no network, no space, no such name),
+    is incomplete, or is not a supported decoder, and what torch raises when `device` or
+    `dtype` cannot be had.
     """
     torch.empty(0, device=device, dtype=dtype)  # refuse before gigabytes are read
-    name = name or os.environ.get("RADIX_LIB_MODEL") or DEFAULT_MODEL
-    folder = (
-        prepare_default_model() if name == DEFAULT_MODEL else Path(name).expanduser()
-    )
-    where = str(folder) if folder.is_dir() else name
+    name = name or _named_model()
+    folder = Path(name).expanduser()
+    if name == DEFAULT_MODEL:
+        folder = prepare_default_model()
+    where = name
+    if folder.is_dir():
+        where = str(folder)
+        _check_readable(folder)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        with no_transformers_bars():
+    with no_transformers_bars():
+        with _named("configuration", name, where):
             config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-            check_supported(config)  # before the weights, which may be a long download
+        check_supported(config)  # before the weights, which may be a long download
+        with _named("tokenizer", name, where):
             tokenizer = AutoTokenizer.from_pretrained(where)
-            model = AutoModelForCausalLM.from_pretrained(
-                where, config=config, dtype=dtype, attn_implementation="sdpa"
+        with _named("weights", name, where):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                where,
+                config=config,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
             )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"cannot load the model {name!r} from {where}: {error}\nName a local folder or, with a "
-            "network, a hub id; a broken default model comes back when its folder is deleted."
-        ) from error
+            model, report = loaded
+            _check_complete(report)
     model.requires_grad_(False)  # from_pretrained has set eval mode
-    return LoadedModel(model.to(device), tokenizer, name)  # type: ignore[arg-type]
+    return LoadedModel(model.to(device), tokenizer, name)
+
+
+def _named_model() -> str:
+    """The model that `RADIX_LIB_MODEL` names, else the default."""
+    name = os.environ.get("RADIX_LIB_MODEL") or DEFAULT_MODEL
+    folder = Path(name).expanduser()
+    is_folder = name.startswith(".") or folder.is_dir()
+    if is_folder and not folder.is_absolute():
+        raise ModelError(
+            f"RADIX_LIB_MODEL={name} is a relative path, and the notebooks run in another "
+            f"folder than the commands. Set it to {folder.resolve()}"
+        )
+    return name
+
+
+def _check_readable(folder: Path) -> None:
+    """Tell a file that may not be read from one that is not there."""
+    try:
+        for file in folder.iterdir():
+            if file.is_file():
+                file.open("rb").close()
+    except PermissionError as error:
+        raise ModelError(
+            f"{error.filename} is there, but this user may not read it. Its owner can "
+            f"allow it: chmod -R a+rX {folder}"
+        ) from error
+
+
+@contextmanager
+def _named(part: str, name: str, where: str) -> Iterator[None]:
+    """Turn whatever a broken `part` of a model raises inside into a ModelError."""
+    try:
+        yield
+    # KeyError, RuntimeError, ImportError …: it depends on what is broken
+    except Exception as error:
+        raise ModelError(
+            f"cannot load the {part} of {name!r} from {where}: {type(error).__name__}: "
+            f"{error}\nName a local folder or, with a network, a hub id; a broken default "
+            "model comes back when its folder is deleted."
+        ) from error
+
+
+def _check_complete(report: dict[str, Any]) -> None:
+    """Refuse weights that are not the configuration's; `report` is transformers' own.
+
+    A tensor that is missing or has another shape would hold random numbers.
+    """
+    for tensor in sorted(report["missing_keys"]):
+        raise ValueError(f"{tensor} is missing")
+    for tensor, shape, due in sorted(report["mismatched_keys"]):
+        raise ValueError(f"{tensor} has shape {list(shape)}, not {list(due)}")
+    for tensor in sorted(report["unexpected_keys"]):
+        raise ValueError(f"{tensor} has no place in the configuration's model")
 
 
 def main() -> None:
     """Prepare the default model and say where it lies."""
-    name = os.environ.get("RADIX_LIB_MODEL") or DEFAULT_MODEL
-    if name != DEFAULT_MODEL:
-        print(f"RADIX_LIB_MODEL names {name}: {DEFAULT_MODEL} is not prepared.")
-        return
     try:
+        name = _named_model()
+        if name != DEFAULT_MODEL:
+            print(f"RADIX_LIB_MODEL names {name}: {DEFAULT_MODEL} is not prepared.")
+            return
         folder = prepare_default_model()
     except ModelError as error:
         sys.exit(f"radix_lib: {error}")

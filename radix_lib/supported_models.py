@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")  # values of config.model_type
+# "dynamic" and "longrope" turn the same position differently in a longer sequence
+FIXED_ROPE = ("default", "linear", "yarn", "llama3")
 
 
 class ModelError(RuntimeError):
@@ -27,26 +29,39 @@ def check_supported(config: PreTrainedConfig) -> None:
     (transformers 5.23)
     """
     kind = config.model_type
-    layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    attention = config._attn_implementation  # None: not chosen yet
-    if kind not in SUPPORTED:
-        fault = ""
-    elif (
-        kind == "mistral" and config.sliding_window is not None
-    ):  # else layer_types says it
-        fault = f" with sliding_window={config.sliding_window}"
-    elif layer_types:
-        fault = f" with layers of {', '.join(sorted(layer_types))}"
-    elif rope in ("dynamic", "longrope"):
-        fault = (
-            f" with {rope!r} rotary positions, which change with the sequence's length,"
-        )
-    elif attention not in (None, "sdpa"):
-        fault = f" with attn_implementation={attention!r}"
+    if kind in SUPPORTED:
+        fault = _fault(config)
+        if not fault:
+            return
+        kind_and_fault = f"{kind!r} with {fault}"
     else:
-        return
+        kind_and_fault = repr(kind)
     raise ModelError(
-        f"model type {kind!r}{fault} is not supported. Supported: {', '.join(SUPPORTED)} (SmolLM2 "
-        "is llama), with full attention through sdpa and fixed rotary positions."
+        f"model type {kind_and_fault} is not supported. Supported: "
+        f"{', '.join(SUPPORTED)} (SmolLM2 is llama), with full attention through sdpa, "
+        "fixed rotary positions, and weights that are not quantised."
     )
+
+
+def _fault(config: PreTrainedConfig) -> str:
+    """What the executor cannot run in a model of a supported type, or nothing."""
+    from transformers.activations import ACT2FN
+
+    # the other types say it layer by layer
+    if config.model_type == "mistral" and config.sliding_window is not None:
+        return f"sliding_window={config.sliding_window}"
+    layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if layer_types:
+        return f"layers of {', '.join(sorted(layer_types))}"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in FIXED_ROPE:
+        return f"{rope!r} rotary positions"
+    attention = config._attn_implementation  # None: not chosen yet
+    if attention not in (None, "sdpa"):
+        return f"attn_implementation={attention!r}"
+    if config.hidden_act not in ACT2FN:
+        return f"the unknown activation {config.hidden_act!r}"
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None:
+        return f"quantization_config={quantised}"
+    return ""

@@ -106,6 +106,19 @@ def test_dequantising_keeps_the_model_and_restores_the_tokenizer(
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077], ids=oct)
+def test_the_modes_of_the_files_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    config = LlamaConfig(**TINY | {"vocab_size": 8}, tie_word_embeddings=True)
+    write_gguf(AutoModelForCausalLM.from_config(config), tmp_path / "tiny.gguf")
+    before = os.umask(umask)
+    try:
+        default_model._dequantise(tmp_path / "tiny.gguf", tmp_path / "made")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "made").iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
 # ── Preparing the default model: everything that can go wrong ─────────────────────────
 
 
@@ -205,6 +218,19 @@ def test_the_cache_folder_follows_the_environment(
     assert default_model._cache_folder() == tmp_path / "xdg" / "radix_lib"
     monkeypatch.setenv("RADIX_LIB_CACHE", str(tmp_path / "own"))
     assert default_model._cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("RADIX_LIB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, its standard says
+    assert default_model._cache_folder() == tmp_path / ".cache" / "radix_lib"
+
+
+def test_a_relative_cache_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RADIX_LIB_CACHE", "cache")
+    with pytest.raises(ModelError, match=f"relative path.* Set it to {tmp_path}/cache"):
+        prepare_default_model()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_network(

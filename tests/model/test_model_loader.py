@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -270,26 +275,6 @@ def test_a_hub_id_out_of_reach_is_named_with_the_remedy(
         load_model("some/model")
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_an_incomplete_folder_is_refused(
-    tiny: Path, tmp_path: Path, missing: str
-) -> None:
-    for file in tiny.iterdir():
-        if file.name != missing:
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ModelError, match="cannot load the model"):
-        load_model(str(tmp_path))
-
-
-def test_a_truncated_weights_file_is_refused(tiny: Path, tmp_path: Path) -> None:
-    for file in tiny.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(ModelError, match="cannot load the model"):
-        load_model(str(tmp_path))
-
-
 def test_an_unsupported_model_is_refused_before_its_weights_are_read(
     tmp_path: Path,
 ) -> None:
@@ -308,6 +293,181 @@ def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(
     monkeypatch.setattr(
         "builtins.input", lambda question: asked.append(question) or "n"
     )
-    with pytest.raises(ModelError, match="cannot load the model"):
+    with pytest.raises(ModelError, match="cannot load the configuration"):
         load_model(str(tmp_path))
     assert asked == []
+
+
+# ── Relative folders ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "form", ["{0.name}", "./{0.name}", "../{0.parent.name}/{0.name}"]
+)
+def test_a_relative_model_is_refused_wherever_python_is_started(
+    tiny: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADIX_LIB_MODEL", form.format(tiny))
+    monkeypatch.chdir(tiny.parent)
+    with pytest.raises(ModelError, match=f"relative path.* Set it to {tiny}"):
+        load_model()
+    with pytest.raises(SystemExit, match=f"relative path.* Set it to {tiny}"):
+        model_loader.main()
+
+
+def test_a_relative_model_is_refused_where_it_is_not_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADIX_LIB_MODEL", "../folder")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="relative path"):
+        load_model()
+
+
+def test_an_argument_may_be_relative(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    assert load_model(f"./{tiny.name}").name == f"./{tiny.name}"
+
+
+# ── Broken folders ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def broken(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, to be broken."""
+    return Path(shutil.copytree(tiny, tmp_path / "broken"))
+
+
+def configure(folder: Path, **changed: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+
+
+def reweigh(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def refused(folder: Path) -> str:
+    """What the refusal of the model in `folder` says."""
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder))
+    return str(caught.value)
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("missing", "part"),
+    [
+        ("config.json", "configuration"),
+        ("tokenizer.json", "tokenizer"),
+        ("model.safetensors", "weights"),
+    ],
+)
+def test_a_folder_without_a_file(broken: Path, missing: str, part: str) -> None:
+    (broken / missing).unlink()
+    assert refused(broken).startswith(f"cannot load the {part} of '{broken}'")
+
+
+def test_truncated_weights(broken: Path) -> None:
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    assert "cannot load the weights" in refused(broken)
+
+
+def test_a_missing_tensor(broken: Path) -> None:
+    reweigh(broken, lambda tensors: tensors.pop(UP))
+    assert f"{UP} is missing" in refused(broken)
+
+
+def test_a_tensor_of_a_wrong_shape(broken: Path) -> None:
+    reweigh(broken, lambda tensors: tensors.update({UP: torch.zeros(3, 3)}))
+    assert f"{UP} has shape [3, 3], not [48, 32]" in refused(broken)
+
+
+def test_a_tensor_that_no_layer_reads(broken: Path) -> None:
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    reweigh(broken, lambda tensors: tensors.update({bias: torch.zeros(32)}))
+    assert f"{bias} has no place" in refused(broken)
+
+
+@pytest.mark.parametrize(
+    "quantised",
+    [
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "awq", "bits": 4},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "fp8"},
+        {"quant_method": "nonesuch"},
+    ],
+    ids=lambda quantised: quantised["quant_method"],
+)
+def test_quantised_weights(broken: Path, quantised: dict[str, Any]) -> None:
+    configure(broken, quantization_config=quantised)
+    assert f"'quant_method': '{quantised['quant_method']}'" in refused(broken)
+
+
+def test_an_unknown_activation(broken: Path) -> None:
+    configure(broken, hidden_act="nonesuch")
+    assert "the unknown activation 'nonesuch'" in refused(broken)
+
+
+def test_unknown_rotary_positions(broken: Path) -> None:
+    configure(broken, rope_parameters={"rope_type": "nonesuch", "rope_theta": 1e4})
+    assert "'nonesuch' rotary positions" in refused(broken)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not JSON"])
+def test_a_tokenizer_that_is_none(broken: Path, content: str) -> None:
+    (broken / "tokenizer.json").write_text(content)
+    assert "cannot load the tokenizer" in refused(broken)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_attention_heads": 3},
+        {"num_key_value_heads": 0},
+        {"hidden_size": "32"},
+        {"vocab_size": 98},
+        {"num_hidden_layers": 2},
+        {"num_hidden_layers": 4},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_is_not_the_weights(
+    broken: Path, changed: dict[str, Any]
+) -> None:
+    configure(broken, **changed)
+    assert "cannot load the" in refused(broken)
+
+
+@contextmanager
+def as_no_root() -> Iterator[None]:
+    """Run the block as a user who may not read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no modes here")
+def test_a_file_that_may_not_be_read_is_not_called_absent(tiny: Path) -> None:
+    with TemporaryDirectory() as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o755)
+        private = Path(shutil.copytree(tiny, Path(folder, "model")))
+        private.chmod(0o755)
+        (private / "model.safetensors").chmod(0)
+        with as_no_root():
+            said = refused(private)
+    assert "model.safetensors is there, but this user may not read it" in said
+    assert f"chmod -R a+rX {private}" in said
