@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.course_map import chapter_map as chapter_map
     from radix_lib.teaching.figures.course_map import course_map as course_map
     from radix_lib.teaching.figures.cut_figure import draw_cut as draw_cut
+    from radix_lib.teaching.figures.moments import arena_moment as arena_moment
+    from radix_lib.teaching.figures.moments import pool_moment as pool_moment
     from radix_lib.teaching.figures.page_figure import draw_pages as draw_pages
     from radix_lib.teaching.figures.page_figure import strip_part as strip_part
     from radix_lib.teaching.figures.pool_snapshot import pool_snapshot as pool_snapshot
@@ -109,6 +111,8 @@ else:
         "chapter_map": "figures.course_map",
         "course_map": "figures.course_map",
         "draw_cut": "figures.cut_figure",
+        "arena_moment": "figures.moments",
+        "pool_moment": "figures.moments",
         "draw_pages": "figures.page_figure",
         "strip_part": "figures.page_figure",
         "pool_snapshot": "figures.pool_snapshot",

@@ -17,16 +17,16 @@ HEIGHT = 128  # of a moment, without its words
 ABOVE, HOLDER = "root", "R1"  # what the node hangs on, and a request that holds it
 
 # The two nodes, px from the corner of a moment: left, top, width.
-PLACES = {"A": (130, 84, 150), "B": (130, 0, 150)}
+PLACES = {"A": (122, 84, 164), "B": (122, 0, 164)}
 BOX = 40  # their height
 # Each pointer that may be drawn, as the way from its owner to what it points to.
 WAYS = {
-    ("root.child", "A"): [(30, 32), (30, 98), (130, 98)],
-    ("root.child", "B"): [(44, 13), (130, 13)],
+    ("root.child", "A"): [(30, 32), (30, 98), (122, 98)],
+    ("root.child", "B"): [(44, 13), (122, 13)],
     ("B.child", "A"): [(170, 40), (170, 84)],
-    ("A.parent", "root"): [(130, 112), (14, 112), (14, 32)],
+    ("A.parent", "root"): [(122, 112), (14, 112), (14, 32)],
     ("A.parent", "B"): [(206, 84), (206, 40)],
-    ("B.parent", "root"): [(130, 27), (44, 27)],
+    ("B.parent", "root"): [(122, 27), (44, 27)],
 }
 FILED = {"root.child": (52, 0), "B.child": (176, 56)}  # under which page
 FILED_LOW = (40, 84)  # the same of the root, as long as it leads down to A
@@ -154,9 +154,9 @@ def _paint(canvas: Canvas, x: float, y: float, moment: Moment) -> None:
             low = state[name] == "A" and name == "root.child"
             left, top = FILED_LOW if low else (left, top)
             filed = state[name.replace("child", "filed")]
-            canvas.write(x + left, y + top, 80, filed, size=9, mono=True)
+            canvas.write(x + left, y + top, 80, filed, size=10, mono=True)
     canvas.write(x + COLUMN - 18, y + 98, 18, HOLDER, bold=True, size=12)
-    canvas.line((x + COLUMN - 22, y + 104), (x + 281, y + 104), width=1.0, arrow=True)
+    canvas.line((x + COLUMN - 22, y + 104), (x + 287, y + 104), width=1.0, arrow=True)
 
 
 def _paint_node(canvas: Canvas, x: float, y: float, name: str, moment: Moment) -> None:
@@ -167,8 +167,8 @@ def _paint_node(canvas: Canvas, x: float, y: float, name: str, moment: Moment) -
     canvas.box(x + left, y + top, wide, BOX, look.fill, border=border)
     canvas.write(x + left + 7, y + top + 6, 14, name, size=13, bold=True)
     canvas.write(x + left + 7, y + top + 21, 14, look.mark, size=13, bold=True)
-    canvas.write(x + left + 24, y + top + 7, wide - 28, edge.text, size=9, mono=True)
-    canvas.write(x + left + 24, y + top + 22, wide - 28, edge.pages, size=9)
+    canvas.write(x + left + 24, y + top + 7, wide - 28, edge.text, size=10, mono=True)
+    canvas.write(x + left + 24, y + top + 22, wide - 28, edge.pages, size=10)
     badge = f"locked {lock}"
     at = x + left + wide - 56
     fill = theme.STATES["locked"].fill if lock else theme.PAPER
