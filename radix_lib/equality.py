@@ -8,11 +8,13 @@ Left out here: arithmetic that makes them equal in every cache state
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from radix_lib.radix_model import end_tokens
 
@@ -92,10 +94,14 @@ def baseline_generate(
     """Hugging Face's greedy `generate`: the new token ids, and each step's logits.
 
     The logits are [new tokens, vocabulary]. It ends at the model's own end tokens and
-    at `stop`.
+    at `stop`. Whatever else the checkpoint's generation config asks for is left out.
     """
+    # `generate` fills what is not set from the model's own config, and None counts as
+    # not set. So it is asked of a second model on the same weights, whose config is new.
+    plain = copy.copy(model)
+    plain.generation_config = GenerationConfig()
     token_ids = torch.tensor([list(tokens)], device=model.device)
-    output = model.generate(
+    output = plain.generate(
         token_ids,
         attention_mask=torch.ones_like(token_ids),
         max_new_tokens=max_new_tokens,

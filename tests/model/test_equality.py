@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -129,3 +131,62 @@ def test_the_baseline_ends_at_its_own_end_and_at_stop(
         monkeypatch.setattr(tiny.generation_config, "eos_token_id", own)
         stopped, _ = baseline_generate(tiny, [5, 6, 7, 8], 6, stop=[stop])
         assert stopped == (tokens[:1] if own == first else tokens[: n + 1])
+
+
+#: What a checkpoint's generation_config may ask for, each so that it would show.
+ASKED: dict[str, object] = {
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "encoder_repetition_penalty": 5.0,
+    "encoder_no_repeat_ngram_size": 1,
+    "num_beams": 4,
+    "num_beam_groups": 2,
+    "num_return_sequences": 2,
+    "diversity_penalty": 1.0,
+    "length_penalty": 3.0,
+    "early_stopping": True,
+    "do_sample": True,
+    "temperature": 9.0,
+    "penalty_alpha": 0.6,
+    "dola_layers": "high",
+    "guidance_scale": 3.0,
+    "prompt_lookup_num_tokens": 2,
+    "forced_bos_token_id": 9,
+    "forced_eos_token_id": 9,
+    "min_length": 40,
+    "min_new_tokens": 20,
+    "exponential_decay_length_penalty": (1, 50.0),
+    "suppress_tokens": list(range(8, 64)),
+    "begin_suppress_tokens": list(range(8, 64)),
+    "bad_words_ids": [[i] for i in range(8, 64)],
+    "sequence_bias": [[[7], 100.0]],
+    "constraints": [1],
+    "force_words_ids": [[7]],
+    "stop_strings": ["a"],
+    "max_time": 1e-9,
+    "max_length": 5,
+    "token_healing": True,
+    "watermarking_config": {"bias": 50.0},
+    "use_cache": False,
+    "cache_implementation": "static",
+    "prefill_chunk_size": 2,
+    "return_dict_in_generate": False,
+    "output_logits": False,
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_baseline_is_greedy_whatever_the_checkpoint_asks_for(
+    tiny: LlamaForCausalLM, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = [5, 6, 7, 8]
+    greedy: list[int] = []
+    while len(greedy) < 8 and greedy[-1:] != [3]:
+        greedy.append(int(baseline_logits(tiny, prompt + greedy).argmax()))
+    config = copy.deepcopy(tiny.generation_config)
+    setattr(config, name, ASKED[name])
+    monkeypatch.setattr(tiny, "generation_config", config)
+    tokens, logits = baseline_generate(tiny, prompt, 8)
+    assert tokens == logits.argmax(-1).tolist() == greedy
+    assert tiny.generation_config is config
+    assert getattr(config, name) == ASKED[name]
