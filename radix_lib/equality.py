@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from radix_lib.radix_model import end_tokens
+from radix_lib.generation_config import end_tokens
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -97,9 +97,9 @@ def baseline_generate(
     at `stop`. Whatever else the checkpoint's generation config asks for is left out.
     """
     # `generate` fills what is not set from the model's own config, and None counts as
-    # not set. So it is asked of a second model on the same weights, whose config is new.
+    # not set. So a second model on the same weights is asked, whose config is new.
     plain = copy.copy(model)
-    plain.generation_config = GenerationConfig()
+    plain.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     token_ids = torch.tensor([list(tokens)], device=model.device)
     output = plain.generate(
         token_ids,

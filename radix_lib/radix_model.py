@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from radix_lib.executor import AttentionExecutor, Chunk
+from radix_lib.generation_config import end_tokens, warn_of_left_out
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
 from radix_lib.radix_cache import RadixCache, Usage
@@ -73,14 +74,6 @@ class Sampling:
         return int(order[torch.multinomial(probabilities, 1, generator=random)])
 
 
-def end_tokens(model: Any) -> list[int]:
-    """The token ids at which a model's own answers end: none, one or several."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        return []
-    return [ends] if isinstance(ends, int) else list(ends)
-
-
 class Draft:
     """An answer in the making: the lease it runs on, and what was chosen so far."""
 
@@ -105,7 +98,8 @@ class RadixAttentionModel:
     """A language model with a radix cache in front of it.
 
     `n_pages` pages of `page_size` tokens hold the K/V of running requests and of the
-    cache alike.
+    cache alike. Answers are greedy, or drawn as a call says: a warning names what the
+    checkpoint's own generation config asks for beside that (`left_out`).
     """
 
     def __init__(
@@ -135,6 +129,7 @@ class RadixAttentionModel:
             device=model.device,
         )
         self.executor = AttentionExecutor(model, self.pool)
+        warn_of_left_out(model)
         self._requests = 0
         self._prompt_tokens = 0
         self._cached_tokens = 0

@@ -107,6 +107,16 @@ def test_different_tokens_give_exit_status_1(
     assert status == 1 and "DIFFERENT" in out
 
 
+def test_a_checkpoints_penalty_is_left_out_on_both_sides_and_named(
+    run: Run, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded.model.generation_config, "repetition_penalty", 5.0)
+    with pytest.warns(UserWarning, match=r"repetition_penalty=5\.0"):
+        status, out, _ = run()
+    assert status == 0, out
+    assert out.count("tokens: the same") == 2
+
+
 def test_committed_answers_are_beyond_doubt(loaded: LoadedModel) -> None:
     """At each step the top two logits are well apart: no rounding can swap them."""
     newline = loaded.tokenizer.encode("\n")
