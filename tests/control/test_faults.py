@@ -149,6 +149,8 @@ OPERATIONS: dict[str, Callable[[World], Any]] = {
     "cancel": lambda w: w.router.cancel(w.chat),
     "fork": lambda w: fork(w, 4),
     "fork, evicting": lambda w: fork(w, w.evicting() - 2),
+    "grow": lambda w: w.router.grow(w.chat, 4),
+    "grow, evicting": lambda w: w.router.grow(w.chat, w.evicting()),
     "with": leave,
     "with, an error inside": lambda w: leave(w, ZeroDivisionError),
 }

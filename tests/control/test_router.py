@@ -615,6 +615,18 @@ class RouterMachine(RuleBasedStateMachine):
         self.oracle.forked(lease, fork, room)
 
     @precondition(lambda self: self.router.leases)
+    @rule(i=st.integers(0, 99), n_tokens=st.integers(0, 9))
+    def grow(self, i, n_tokens):
+        lease = self.lease(i)
+        if lease.n_tokens + n_tokens > self.router.max_tokens:
+            return
+        if shortage := self.oracle.grow(lease, n_tokens):
+            self.is_refused(shortage, lambda: self.router.grow(lease, n_tokens))
+        else:
+            self.router.grow(lease, n_tokens)
+        assert len(lease.page_table) == self.oracle.requests[lease].n_table
+
+    @precondition(lambda self: self.router.leases)
     @rule(i=st.integers(0, 99), keep=st.booleans())
     def end(self, i, keep):
         lease = self.lease(i)

@@ -127,6 +127,21 @@ class RouterOracle:
         )
         self._relock()
 
+    def grow(self, lease: Lease, n_tokens: int) -> tuple | None:
+        """None if `grow` will do, which then has happened; else needed, free,
+        evictable.
+        """
+        request = self.requests[lease]
+        n_table = -(-(len(request.tokens) + n_tokens) // self.page_size)
+        n_own = n_table - request.n_table
+        if n_own <= 0:
+            return None
+        if n_own > self.n_free + self.cache.n_evictable:
+            return n_own, self.n_free, self.cache.n_evictable
+        self.cache.evict(max(0, n_own - self.n_free))
+        request.n_table = n_table
+        return None
+
     def finish(self, lease: Lease) -> None:
         """End a request and keep what it computed."""
         self.commit(lease)
