@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from radix_lib.radix_tree import RadixTree as RadixTree
     from radix_lib.router import Namespace as Namespace
     from radix_lib.router import Router as Router
+    from radix_lib.scheduler import Scheduler as Scheduler
+    from radix_lib.token_time import TokenTime as TokenTime
 else:
     _HOME = {
         "load_model": "model_loader",
@@ -34,6 +36,8 @@ else:
         "Router": "router",
         "AttentionExecutor": "executor",
         "RadixAttentionModel": "radix_model",
+        "Scheduler": "scheduler",
+        "TokenTime": "token_time",
         "compare_logits": "equality",
         "batch_invariant": "batch_invariance",
     }

@@ -273,6 +273,7 @@ def fresh(code: str) -> str:
     [
         "import radix_lib; dir(radix_lib)",
         "from radix_lib import PageManager, RadixCache, RadixTree, Router",
+        "from radix_lib import Scheduler, TokenTime",
         "import radix_lib.eviction",
     ],
 )
