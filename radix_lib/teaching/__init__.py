@@ -54,32 +54,45 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.router_exercises import (
         tells_the_truth as tells_the_truth,
     )
+    from radix_lib.teaching.figures.bar_charts import draw_damage as draw_damage
+    from radix_lib.teaching.figures.bar_charts import draw_sharing as draw_sharing
+    from radix_lib.teaching.figures.bar_charts import draw_timeline as draw_timeline
+    from radix_lib.teaching.figures.bar_charts import draw_tokens as draw_tokens
     from radix_lib.teaching.figures.canvas import MARGIN as MARGIN
     from radix_lib.teaching.figures.canvas import Canvas as Canvas
     from radix_lib.teaching.figures.canvas import compose as compose
-    from radix_lib.teaching.figures.charts import Chart as Chart
-    from radix_lib.teaching.figures.charts import draw_hit_rate as draw_hit_rate
-    from radix_lib.teaching.figures.charts import draw_lines as draw_lines
-    from radix_lib.teaching.figures.charts import draw_pool_map as draw_pool_map
-    from radix_lib.teaching.figures.charts import draw_prediction as draw_prediction
-    from radix_lib.teaching.figures.charts import draw_sharing as draw_sharing
-    from radix_lib.teaching.figures.charts import (
-        draw_time_to_first_token as draw_time_to_first_token,
-    )
-    from radix_lib.teaching.figures.charts import draw_timeline as draw_timeline
-    from radix_lib.teaching.figures.charts import draw_tokens as draw_tokens
+    from radix_lib.teaching.figures.chart import Chart as Chart
     from radix_lib.teaching.figures.course_map import chapter_map as chapter_map
     from radix_lib.teaching.figures.course_map import course_map as course_map
     from radix_lib.teaching.figures.cut_figure import draw_cut as draw_cut
+    from radix_lib.teaching.figures.line_charts import draw_hit_rate as draw_hit_rate
+    from radix_lib.teaching.figures.line_charts import draw_lines as draw_lines
+    from radix_lib.teaching.figures.line_charts import (
+        draw_page_sizes as draw_page_sizes,
+    )
+    from radix_lib.teaching.figures.line_charts import (
+        draw_prediction as draw_prediction,
+    )
+    from radix_lib.teaching.figures.line_charts import (
+        draw_time_to_first_token as draw_time_to_first_token,
+    )
+    from radix_lib.teaching.figures.mask_figure import draw_mask as draw_mask
     from radix_lib.teaching.figures.moments import arena_moment as arena_moment
     from radix_lib.teaching.figures.moments import pool_moment as pool_moment
     from radix_lib.teaching.figures.page_figure import draw_pages as draw_pages
     from radix_lib.teaching.figures.page_figure import strip_part as strip_part
+    from radix_lib.teaching.figures.pool_map import draw_pool_map as draw_pool_map
     from radix_lib.teaching.figures.pool_snapshot import pool_snapshot as pool_snapshot
+    from radix_lib.teaching.figures.reuse_charts import draw_attention as draw_attention
+    from radix_lib.teaching.figures.reuse_charts import draw_same as draw_same
+    from radix_lib.teaching.figures.reuse_charts import (
+        draw_turned_key as draw_turned_key,
+    )
     from radix_lib.teaching.figures.scene import draw_scene as draw_scene
     from radix_lib.teaching.figures.source import show_source as show_source
     from radix_lib.teaching.figures.split_figure import draw_split as draw_split
     from radix_lib.teaching.figures.theme import STATES as STATES
+    from radix_lib.teaching.figures.tile_chart import draw_tiles as draw_tiles
     from radix_lib.teaching.figures.tree_figure import draw_tree as draw_tree
     from radix_lib.teaching.figures.tree_snapshot import Marks as Marks
     from radix_lib.teaching.films.film import film_strip as film_strip
@@ -96,30 +109,37 @@ if TYPE_CHECKING:
     from radix_lib.teaching.widgets.tree_explorer import TreeExplorer as TreeExplorer
 else:
     _HOME = {
+        "draw_damage": "figures.bar_charts",
+        "draw_sharing": "figures.bar_charts",
+        "draw_timeline": "figures.bar_charts",
+        "draw_tokens": "figures.bar_charts",
         "Canvas": "figures.canvas",
         "MARGIN": "figures.canvas",
         "compose": "figures.canvas",
-        "Chart": "figures.charts",
-        "draw_hit_rate": "figures.charts",
-        "draw_lines": "figures.charts",
-        "draw_pool_map": "figures.charts",
-        "draw_prediction": "figures.charts",
-        "draw_sharing": "figures.charts",
-        "draw_time_to_first_token": "figures.charts",
-        "draw_timeline": "figures.charts",
-        "draw_tokens": "figures.charts",
+        "Chart": "figures.chart",
         "chapter_map": "figures.course_map",
         "course_map": "figures.course_map",
         "draw_cut": "figures.cut_figure",
+        "draw_hit_rate": "figures.line_charts",
+        "draw_lines": "figures.line_charts",
+        "draw_page_sizes": "figures.line_charts",
+        "draw_prediction": "figures.line_charts",
+        "draw_time_to_first_token": "figures.line_charts",
+        "draw_mask": "figures.mask_figure",
         "arena_moment": "figures.moments",
         "pool_moment": "figures.moments",
         "draw_pages": "figures.page_figure",
         "strip_part": "figures.page_figure",
+        "draw_pool_map": "figures.pool_map",
         "pool_snapshot": "figures.pool_snapshot",
+        "draw_attention": "figures.reuse_charts",
+        "draw_same": "figures.reuse_charts",
+        "draw_turned_key": "figures.reuse_charts",
         "draw_scene": "figures.scene",
         "show_source": "figures.source",
         "draw_split": "figures.split_figure",
         "STATES": "figures.theme",
+        "draw_tiles": "figures.tile_chart",
         "draw_tree": "figures.tree_figure",
         "Marks": "figures.tree_snapshot",
         "film_strip": "films.film",
@@ -130,12 +150,19 @@ else:
         "foretells_locks": "checks.cache_exercises",
         "is_segmented": "checks.cache_exercises",
         "pops_in_order": "checks.cache_exercises",
+        "CACHE_STATES": "checks.cache_states",
+        "compare_states": "checks.cache_states",
+        "tiny_model": "checks.cache_states",
         "cases": "checks.check",
         "check": "checks.check",
         "caches_like_the_oracle": "checks.contracts",
         "counts_the_holders": "checks.contracts",
         "matches_like_the_oracle": "checks.contracts",
         "serves_requests": "checks.contracts",
+        "LastBitFlipped": "checks.mutants",
+        "MUTANTS": "checks.mutants",
+        "Mutant": "checks.mutants",
+        "examine": "checks.mutants",
         "Memory": "checks.oracle",
         "bills_right": "checks.router_exercises",
         "reading": "checks.router_exercises",
@@ -143,13 +170,6 @@ else:
         "stop_inside": "checks.router_exercises",
         "survives_interruptions": "checks.router_exercises",
         "tells_the_truth": "checks.router_exercises",
-        "CACHE_STATES": "checks.cache_states",
-        "compare_states": "checks.cache_states",
-        "tiny_model": "checks.cache_states",
-        "LastBitFlipped": "checks.mutants",
-        "MUTANTS": "checks.mutants",
-        "Mutant": "checks.mutants",
-        "examine": "checks.mutants",
         "Lab": "widgets.base",
         "Stepper": "widgets.base",
         "decode": "widgets.base",

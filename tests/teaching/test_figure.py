@@ -118,11 +118,11 @@ def test_a_png_has_few_colours_and_letters_keep_the_shade_of_their_ground():
     assert found >= {(255, 255, 255), (17, 17, 17), blue}
 
 
-def test_a_png_of_many_shades_keeps_them():
+def test_a_png_whose_shades_stand_for_numbers_keeps_them():
     shades = Image.linear_gradient("L").convert("RGB")
     raw = io.BytesIO()
     shades.save(raw, "PNG")
-    assert len(colours(figure.small_png(raw.getvalue()))) > 50
+    assert len(colours(figure.small_png(raw.getvalue(), shaded=True))) > 50
 
 
 @pytest.mark.parametrize("text", NASTY)

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import radix_lib
+from radix_lib import teaching
 from radix_lib.page_manager import PageManager
-from radix_lib.teaching.figures import charts
+from radix_lib.teaching import Chart, draw_pool_map, draw_sharing
 from radix_lib.teaching.figures.course_map import (
     CHAPTERS,
     OPTIONAL,
@@ -73,32 +75,34 @@ def test_the_map_of_chapters():
     assert figure.svg.count('stroke-width="3"') == 1
 
 
-def pool() -> charts.Chart:
+def pool() -> Chart:
     router, _ = two_requests()
-    return charts.draw_pool_map(router)
+    return draw_pool_map(router)
 
 
-def sharing() -> charts.Chart:
+def sharing() -> Chart:
     router, _ = two_requests()
-    return charts.draw_sharing(router, bytes_per_token=2**18)
+    return draw_sharing(router, bytes_per_token=2**18)
 
 
-CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
+CHARTS: dict[str, tuple[Callable[[], Chart], str]] = {
     "lines": (
-        lambda: charts.draw_lines(
+        lambda: teaching.draw_lines(
             {"a": [(1, 2), (1000, 3)]}, "x", "y", "Lines", log=True
         ),
         "Lines\n    x  a\n    1  2\n1,000  3",
     ),
     "time to first token": (
-        lambda: charts.draw_time_to_first_token([(0, 1.3), (960, 0.125)], [(0, 1.25)]),
+        lambda: teaching.draw_time_to_first_token(
+            [(0, 1.3), (960, 0.125)], [(0, 1.25)]
+        ),
         "Time to first token\n"
         "tokens cached  measured (ms)  predicted (ms)\n"
         "            0          1,300           1,250\n"
         "          960            125",
     ),
     "hit rate": (
-        lambda: charts.draw_hit_rate(
+        lambda: teaching.draw_hit_rate(
             {"lru": [(9, 0.5), (4, 0.25)], "mru": [(9, 0.125)]}
         ),
         "Hit rate\n"
@@ -107,11 +111,11 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
         "                 9   0.5  0.125",
     ),
     "tokens": (
-        lambda: charts.draw_tokens({"chat": {"reused": 5200, "evicted": 7}}),
+        lambda: teaching.draw_tokens({"chat": {"reused": 5200, "evicted": 7}}),
         "Tokens\ntokens  reused  evicted\n  chat   5,200        7",
     ),
     "timeline": (
-        lambda: charts.draw_timeline(
+        lambda: teaching.draw_timeline(
             [{"R1": ("reused", 36)}, {"R1": ("decode", 1), "R2": ("prefill", 8)}]
         ),
         "What each step does\n"
@@ -120,13 +124,63 @@ CHARTS: dict[str, tuple[Callable[[], charts.Chart], str]] = {
         "   2   decode 1  prefill 8",
     ),
     "prediction": (
-        lambda: charts.draw_prediction(
+        lambda: teaching.draw_prediction(
             {"chat": [(1.5, 2.0)], "few-shot": [(3.0, 2.5)]}, "s"
         ),
         "Cost model and measurement\n"
         "          measured  predicted\n"
         "    chat       1.5          2\n"
         "few-shot         3        2.5",
+    ),
+    "page sizes": (
+        lambda: teaching.draw_page_sizes(
+            {"empty": [(1, 0), (16, 7.5)], "ids": [(1, 9)]}
+        ),
+        "What the size of a page costs\n"
+        "tokens in a page  empty  ids\n"
+        "               1      0    9\n"
+        "              16    7.5",
+    ),
+    "damage": (
+        lambda: teaching.draw_damage({"no mask": 4.0, "one bit": 2e-7}, 1e-3),
+        "How far each fault moves a logit\n"
+        "  fault  largest difference\n"
+        "one bit               2e-07\n"
+        "no mask                   4",
+    ),
+    "turned key": (
+        lambda: teaching.draw_turned_key(
+            np.array([[1, 1, 0, 0], [0, 0.98, 1, 0.17]]), {0: [0, 90], 1: [0, 10]}, "K"
+        ),
+        "K\n"
+        "position  pair 0 turned by (degrees)  pair 1\n"
+        "       0                           0       0\n"
+        "       1                          90      10",
+    ),
+    "attention": (
+        lambda: teaching.draw_attention(
+            np.array([[1, 0], [0.3, 0.7]]), ["a", "b"], "Who looks at whom"
+        ),
+        "Who looks at whom\n"
+        "token  may see  looks most at\n"
+        "    a        1              a\n"
+        "    b        2              b",
+    ),
+    "same": (
+        lambda: teaching.draw_same(
+            np.array([[True, False], [False, False]]), ["a", "b"], "Two prompts"
+        ),
+        "Two prompts\n"
+        "layers  = same, + not\n"
+        "0 to 0             =+\n"
+        "1 to 1             ++",
+    ),
+    "tiles": (
+        lambda: teaching.draw_tiles(2, 6, (2, 4)),
+        "4 queries, 6 keys, in tiles\n"
+        "queries  keys from 0  keys from 4\n"
+        " from 2         some         none\n"
+        " from 4          all         some",
     ),
     "pool": (
         pool,
@@ -174,14 +228,14 @@ def test_a_map_of_thousands_of_pages():
     router = new_router(6001)
     for i in range(40):
         run(router, f"{i} " * 150)
-    chart = charts.draw_pool_map(router)
+    chart = draw_pool_map(router)
     numbers = [
         int(n.replace(",", ""))
         for n in re.findall(r"([\d,]+)$", chart.text, re.MULTILINE)
     ]
     assert sum(numbers) == 6001
     assert len(chart.png) < 40_000
-    assert charts.draw_pool_map(PageManager(3, 1)).text.endswith("private      0")
+    assert draw_pool_map(PageManager(3, 1)).text.endswith("private      0")
 
 
 def test_pictures_of_trees_need_neither_matplotlib_nor_torch():

@@ -25,7 +25,8 @@ from radix_lib.teaching import (
     Stepper,
     TreeExplorer,
 )
-from radix_lib.teaching.figures.charts import Chart, draw_tokens
+from radix_lib.teaching.figures.bar_charts import draw_tokens
+from radix_lib.teaching.figures.chart import Chart
 from radix_lib.teaching.films.recorder import Recorder
 from tests.support.scenes import new_router, run
 

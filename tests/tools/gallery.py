@@ -11,28 +11,43 @@ import html
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.support.scenes
 
 from radix_lib.router import Namespace
-from radix_lib.teaching import EvictionLab, PageExplorer, RouterWalk, TreeExplorer
-from radix_lib.teaching.figures.charts import (
+from radix_lib.teaching import (
+    EvictionLab,
+    PageExplorer,
+    Recorder,
+    RouterWalk,
+    TreeExplorer,
+    arena_moment,
+    chapter_map,
+    compose,
+    course_map,
+    draw_attention,
+    draw_cut,
+    draw_damage,
     draw_hit_rate,
+    draw_mask,
+    draw_page_sizes,
+    draw_pages,
     draw_pool_map,
     draw_prediction,
+    draw_same,
+    draw_scene,
     draw_sharing,
+    draw_split,
+    draw_tiles,
     draw_time_to_first_token,
     draw_timeline,
     draw_tokens,
+    draw_tree,
+    draw_turned_key,
+    film_strip,
 )
-from radix_lib.teaching.figures.course_map import chapter_map, course_map
-from radix_lib.teaching.figures.cut_figure import draw_cut
 from radix_lib.teaching.figures.figure import Figure, Picture
-from radix_lib.teaching.figures.page_figure import draw_pages
-from radix_lib.teaching.figures.scene import draw_scene
-from radix_lib.teaching.figures.split_figure import draw_split
-from radix_lib.teaching.figures.tree_figure import draw_tree
-from radix_lib.teaching.films.film import film_strip
-from radix_lib.teaching.films.recorder import Recorder
 from tests.support.scenes import SYSTEM, admit, decode, new_router, run, two_requests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,21 +57,22 @@ BUILT = ROOT / "build" / "gallery"
 
 def pictures() -> dict[str, Picture]:
     """Every kind of figure and chart by name, always the same."""
+    return figures() | of_chapters() | films() | widgets() | charts()
+
+
+def figures() -> dict[str, Picture]:
+    """The maps, and trees, pages and requests in several states."""
     made: dict[str, Picture] = {
         "map-of-the-library": course_map(4),
         "map-of-the-chapters": chapter_map(),
         "tree-empty": draw_tree(new_router().cache),
     }
     router, lease = two_requests()
-    made["tree-locked"] = draw_tree(
-        router.cache, decode=decode, caption="Two requests, one runs"
-    )
-    made["scene"] = draw_scene(
-        router, decode=decode, caption="Two requests that begin alike"
-    )
+    caption = "Two requests, one runs"
+    made["tree-locked"] = draw_tree(router.cache, decode=decode, caption=caption)
+    caption = "Two requests that begin alike"
+    made["scene"] = draw_scene(router, decode=decode, caption=caption)
     made["pages"] = draw_pages(router, decode=decode)
-    made["chart-sharing"] = draw_sharing(router, 46_080)
-    made["chart-pool"] = draw_pool_map(router)
     router.finish(lease)
     made["tree-evicted"] = draw_tree(
         router.cache,
@@ -68,41 +84,83 @@ def pictures() -> dict[str, Picture]:
     for namespace in ("bob", Namespace("salt", "adapter")):
         run(router, "Hello, hello", namespace)
     made["tree-namespaces"] = draw_tree(router.cache, decode=decode)
-    made["cut"] = draw_cut(f"{SYSTEM}Paris?", f"{SYSTEM}2+2?", (1, 4, 16))
-    (node, *_) = router.cache.nodes()
-    made["split"] = draw_split(node, 1, decode=decode, caption="A split")
     many = new_router(n_pages=200)
     for i in range(40):
         run(many, f"{SYSTEM}{i * i}{'+' * (i % 7)}{i}, what is it?")
     made["tree-folded"] = draw_tree(many.cache, decode=decode, limit=9)
     made["pages-many"] = draw_pages(many)
-
-    filmed = new_router(n_pages=18)
-    film = Recorder(filmed, decode=decode)
-    run(filmed, SYSTEM + "What is 2+2?")
-    lease = admit(filmed, SYSTEM + "What is Paris?", room=8)
-    filmed.cancel(filmed.fork(lease, 4))
-    filmed.finish(lease)
-    run(filmed, "Something quite different.")
-    made["film-strip"] = film_strip(film.frames, caption="The life of three requests")
-    made["frame"] = film.frames[2].figure(film.frames)
-    for widget in (TreeExplorer(), PageExplorer(), EvictionLab(), RouterWalk()):
-        made[f"static-{type(widget).__name__}"] = widget.static()
-
-    points = [(0, 1.3), (256, 1.0), (512, 0.7), (960, 0.13)]
-    made["chart-first-token"] = draw_time_to_first_token(
-        points, [(n, s * 0.9) for n, s in points]
-    )
-    rates = {"lru": [(100, 0.1), (400, 0.6)], "mru": [(100, 0.2), (400, 0.5)]}
-    made["chart-hit-rate"] = draw_hit_rate(rates)
-    made["chart-prediction"] = draw_prediction({"prefill": [(1, 1.1), (2, 1.9)]}, "s")
-    made["chart-tokens"] = draw_tokens(
-        {"R1": {"computed": 41}, "R2": {"reused": 36, "computed": 7, "evicted": 8}}
-    )
-    made["chart-timeline"] = draw_timeline(
-        [{"R1": ("prefill", 16)}, {"R1": ("decode", 1), "R2": ("reused", 12)}]
-    )
     return made
+
+
+def of_chapters() -> dict[str, Picture]:
+    """Figures that one chapter shows."""
+    router, _ = two_requests()
+    (node, *_) = router.cache.nodes()
+    mask = np.arange(12) <= 8 + np.arange(4)[:, None]
+    return {
+        "cut": draw_cut(f"{SYSTEM}Paris?", f"{SYSTEM}2+2?", (1, 4, 16)),
+        "mask": draw_mask(mask, [8] * 4, "12 tokens, 8 of them cached"),
+        "split": draw_split(node, 1, decode=decode, caption="A split"),
+    }
+
+
+def films() -> dict[str, Picture]:
+    """Strips of moments, and one of their frames."""
+    router = new_router(n_pages=18)
+    film = Recorder(router, decode=decode)
+    run(router, SYSTEM + "What is 2+2?")
+    lease = admit(router, SYSTEM + "What is Paris?", room=8)
+    router.cancel(router.fork(lease, 4))
+    router.finish(lease)
+    run(router, "Something quite different.")
+    moments = [
+        arena_moment("A, B and C", [*"AAAABBCCC"]),
+        arena_moment("B ends", [*"AAAA", None, None, *"CCC"]),
+    ]
+    return {
+        "film-strip": film_strip(film.frames, caption="The life of three requests"),
+        "frame": film.frames[2].figure(film.frames),
+        "moments": compose(moments, "One piece a request"),
+    }
+
+
+def widgets() -> dict[str, Picture]:
+    """What stands above each widget."""
+    shown = (TreeExplorer(), PageExplorer(), EvictionLab(), RouterWalk())
+    return {f"static-{type(widget).__name__}": widget.static() for widget in shown}
+
+
+def charts() -> dict[str, Picture]:
+    """Every kind of chart."""
+    router, _ = two_requests()
+    points = [(0, 1.3), (256, 1.0), (512, 0.7), (960, 0.13)]
+    predicted = [(n, s * 0.9) for n, s in points]
+    rates = {"lru": [(100, 0.1), (400, 0.6)], "mru": [(100, 0.2), (400, 0.5)]}
+    rows = {"R1": {"computed": 41}, "R2": {"reused": 36, "computed": 7, "evicted": 8}}
+    steps = [{"R1": ("prefill", 16)}, {"R1": ("decode", 1), "R2": ("reused", 12)}]
+    costs = {"places empty": [(1, 0), (16, 8), (128, 66)], "ids": [(1, 240), (128, 2)]}
+    faults = {"one bit": 3e-7, "no mask": 4.0, "rounded": 2e-4}
+    words = ["The", "lion", "sat", "and", "the", "lion", "ate"]
+    turns = {pair: [p * 57.3 / (1 + 20 * pair) for p in range(8)] for pair in (0, 1)}
+    angles = np.radians(np.array(list(turns.values())).T)
+    keys = np.concatenate((np.cos(angles), np.sin(angles)), axis=1)
+    weights = np.tri(7) / np.arange(1, 8)[:, None]
+    same = np.arange(7) < 3 - np.minimum(np.arange(30), 1)[:, None]
+    return {
+        "chart-attention": draw_attention(weights, words, "Who looks at whom"),
+        "chart-damage": draw_damage(faults, 1e-3),
+        "chart-first-token": draw_time_to_first_token(points, predicted),
+        "chart-hit-rate": draw_hit_rate(rates),
+        "chart-page-sizes": draw_page_sizes(costs),
+        "chart-pool": draw_pool_map(router),
+        "chart-prediction": draw_prediction({"prefill": [(1, 1.1), (2, 1.9)]}, "s"),
+        "chart-same": draw_same(same, words, "Two prompts, K/V the same or not"),
+        "chart-sharing": draw_sharing(router, 46_080),
+        "chart-tiles": draw_tiles(96, 160, (32, 64)),
+        "chart-timeline": draw_timeline(steps),
+        "chart-tokens": draw_tokens(rows),
+        "chart-turned-key": draw_turned_key(keys, turns, "A key at 8 positions"),
+    }
 
 
 def page(made: dict[str, Picture]) -> str:

@@ -28,8 +28,16 @@ ENGINE, ENGINE_PIN = "graphviz-pure", "graphviz-pure==0.2.2"
 SHARPNESS = 1.25
 
 
-MOST_FLAT = 12  # flat colours; what has more is shaded
-LEAST_FLAT = 0.002  # of the pixels have a colour that is flat
+Colour = tuple[int, ...]  # red, green, blue
+LEAST_FLAT = 0.002  # of the pixels have the colour of a surface
+OURS = {  # the theme's, however thin a line has them
+    ImageColor.getrgb(name)
+    for name in [
+        *(state.fill for state in theme.STATES.values()),
+        *(color for color, *_ in theme.LINES),
+    ]
+}
+ALIKE = 12  # colours that differ by no more count as one
 
 
 class MissingEngine(RuntimeError):
@@ -161,42 +169,40 @@ def tidy_svg(svg: str, alt: str) -> str:
     )
 
 
-def small_png(png: bytes) -> bytes:
+def small_png(png: bytes, *, shaded: bool = False) -> bytes:
     """The same picture in few colours: its flat ones, and the edges of letters on them.
 
-    A picture of many colours (numbers as shades) gets 64 that suit it.
+    A `shaded` picture, in which colours stand for numbers, gets 64 that suit it.
     """
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    flat = _flat_colours(image)
-    if len(flat) <= MOST_FLAT:
-        shades = dict.fromkeys(s for colour in flat for s in _towards_text(colour))
-        palette = Image.new("P", (1, 1))
-        palette.putpalette([value for shade in shades for value in shade])
-        few = image.quantize(palette=palette, dither=Image.Dither.NONE)
-    else:
+    if shaded:
         few = image.quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    else:
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([value for shade in _shades(image) for value in shade])
+        few = image.quantize(palette=palette, dither=Image.Dither.NONE)
     out = io.BytesIO()
     few.save(out, "PNG", compress_level=9)
     return out.getvalue()
 
 
-def _flat_colours(image: Image.Image) -> list[tuple[int, int, int]]:
-    """The colours of surfaces, largest first; those that look alike count as one."""
-    found: list[tuple[int, int, int]] = []
-    colours: Any = image.getcolors(image.width * image.height)
-    for n_pixels, colour in sorted(colours, reverse=True):
-        if n_pixels < LEAST_FLAT * image.width * image.height:
-            break
-        if all(_distance(colour, other) > 12 for other in found):
-            found.append(colour)
-    return found
+def _shades(image: Image.Image) -> list[Colour]:
+    """The colours of surfaces and lines, each with its way to that of text."""
+    found: list[Colour] = []
+    n_pixels = image.width * image.height
+    colours: Any = image.getcolors(n_pixels)
+    for n, colour in sorted(colours, reverse=True):
+        is_flat = n >= LEAST_FLAT * n_pixels or colour in OURS
+        if is_flat and all(_distance(colour, shade) > ALIKE for shade in found):
+            found += _towards_text(colour)
+    return list(dict.fromkeys(found))[:256]
 
 
-def _distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+def _distance(one: Colour, other: Colour) -> int:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def _towards_text(colour: tuple[int, int, int]) -> Iterator[tuple[int, ...]]:
+def _towards_text(colour: Colour) -> Iterator[Colour]:
     """A surface's colour, those of the edges of letters on it, and that of letters."""
     ink = ImageColor.getrgb(theme.TEXT)
     steps = (0, 1 / 3, 2 / 3, 1) if min(colour) == 255 else (0, 1 / 2, 1)
