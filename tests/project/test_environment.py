@@ -1,4 +1,7 @@
-"""environment.yml and pyproject.toml say the same, and name whatever is imported."""
+"""environment.yml and pyproject.toml say the same, and name whatever is imported.
+
+The library asks for ranges; the course, whose outputs are compared, for exact versions.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,9 @@ CONDA = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
 (PIP,) = [part["pip"] for part in ENVIRONMENT["dependencies"] if isinstance(part, dict)]
 PACKAGES = [line for line in PIP if not line.startswith("-")]
 
-RUNTIME = PROJECT["dependencies"]
-DEV = PROJECT["optional-dependencies"]["dev"]
+NEEDED = PROJECT["dependencies"]
+PINNED = PROJECT["optional-dependencies"]["course"]
+THE_COURSE, *DEV = PROJECT["optional-dependencies"]["dev"]
 
 CHAPTERS = re.compile(r"^(\d\d)(?:-(\d\d))?$")
 
@@ -42,25 +46,35 @@ def by_name(specs: list[str]) -> dict[str, SpecifierSet]:
     return {canonicalize_name(r.name): r.specifier for r in requirements}
 
 
-# ---------------------------------------------------------------------- the two files
+# ── The two files ─────────────────────────────────────────────────────────────────────
 
 
 def test_environment_yml_has_pyprojects_packages_and_versions() -> None:
-    assert by_name(PACKAGES) == by_name(RUNTIME + DEV)
+    assert by_name(PACKAGES) == by_name(PINNED + DEV)
 
 
-def test_nothing_is_both_needed_and_for_developers() -> None:
-    assert not by_name(RUNTIME).keys() & by_name(DEV).keys()
+def test_what_checks_the_course_includes_the_course() -> None:
+    assert THE_COURSE == "radix_lib[course]"
+    assert not by_name(PINNED).keys() & by_name(DEV).keys()
 
 
-@pytest.mark.parametrize("spec", RUNTIME + DEV)
+@pytest.mark.parametrize("spec", NEEDED)
+def test_the_library_asks_for_a_range_that_holds_the_courses_pin(spec: str) -> None:
+    needed = Requirement(spec)
+    (pin,) = by_name(PINNED)[canonicalize_name(needed.name)]
+    assert needed.specifier.contains(pin.version)
+    assert "==" not in spec
+    assert ">=" in spec, "no lower end"
+
+
+@pytest.mark.parametrize("spec", PINNED + DEV)
 def test_each_package_is_pinned(spec: str) -> None:
     (pin,) = Requirement(spec).specifier
     assert pin.operator == "=="
     assert "*" not in pin.version
 
 
-@pytest.mark.parametrize("spec", RUNTIME + DEV)
+@pytest.mark.parametrize("spec", PINNED + DEV)
 def test_what_is_installed_here_is_what_is_pinned(spec: str) -> None:
     """Otherwise the committed outputs are compared with those of other versions."""
     requirement = Requirement(spec)
@@ -90,7 +104,7 @@ def test_the_makefile_asks_for_the_same_pythons() -> None:
     assert SpecifierSet(wanted) == SpecifierSet(PROJECT["requires-python"])
 
 
-# ---------------------------------------------------------------------- the chapters' c
+# ── The chapters that use a package ───────────────────────────────────────────────────
 
 
 def chapters(comment: str) -> set[int]:
@@ -127,7 +141,7 @@ def test_a_comment_says_which_chapters_use_the_package(spec: str) -> None:
     assert chapters(COMMENTED[spec])
 
 
-# ---------------------------------------------------------------------- imports
+# ── Imports ───────────────────────────────────────────────────────────────────────────
 
 
 def third_party(source: str) -> set[str]:
@@ -176,20 +190,25 @@ def missing(path: Path, named: set[str]) -> list[str]:
     ]
 
 
+TEACHING = files("radix_lib/teaching")
+CORE = [path for path in files("radix_lib") if path not in TEACHING]
 TESTS = [*files("tests"), ROOT / "notebooks" / "conftest.py"]
-SOURCES = [path for path in files("radix_lib", "notebooks") if path not in TESTS]
+SOURCES = [*TEACHING, *(path for path in files("notebooks") if path not in TESTS)]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
+def test_the_library_imports_what_it_asks_for(path: Path) -> None:
+    assert not missing(path, set(by_name(NEEDED))), "not among the dependencies"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_the_course_imports_what_pyproject_names(path: Path) -> None:
-    assert not missing(path, set(by_name(RUNTIME))), (
-        "not among the dependencies in pyproject.toml"
-    )
+    assert not missing(path, set(by_name(PINNED))), "not in the extra `course`"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda p: p.stem)
 def test_the_tests_import_what_pyproject_names(path: Path) -> None:
-    assert not missing(path, set(by_name(RUNTIME + DEV))), "not in pyproject.toml"
+    assert not missing(path, set(by_name(PINNED + DEV))), "not in pyproject.toml"
 
 
 USES = [(chapter, chapter.path) for chapter in COURSE if chapter.path.exists()]
