@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.bar_charts import draw_sharing as draw_sharing
     from radix_lib.teaching.figures.bar_charts import draw_timeline as draw_timeline
     from radix_lib.teaching.figures.bar_charts import draw_tokens as draw_tokens
+    from radix_lib.teaching.figures.books_figure import draw_books as draw_books
     from radix_lib.teaching.figures.canvas import MARGIN as MARGIN
     from radix_lib.teaching.figures.canvas import Canvas as Canvas
     from radix_lib.teaching.figures.canvas import compose as compose
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.course_map import chapter_map as chapter_map
     from radix_lib.teaching.figures.course_map import course_map as course_map
     from radix_lib.teaching.figures.cut_figure import draw_cut as draw_cut
+    from radix_lib.teaching.figures.heap_figure import draw_heap as draw_heap
     from radix_lib.teaching.figures.line_charts import draw_hit_rate as draw_hit_rate
     from radix_lib.teaching.figures.line_charts import draw_lines as draw_lines
     from radix_lib.teaching.figures.line_charts import (
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
         draw_turned_key as draw_turned_key,
     )
     from radix_lib.teaching.figures.scene import draw_scene as draw_scene
+    from radix_lib.teaching.figures.side_by_side import SideBySide as SideBySide
     from radix_lib.teaching.figures.source import show_source as show_source
     from radix_lib.teaching.figures.split_figure import draw_split as draw_split
     from radix_lib.teaching.figures.theme import STATES as STATES
@@ -113,6 +116,7 @@ else:
         "draw_sharing": "figures.bar_charts",
         "draw_timeline": "figures.bar_charts",
         "draw_tokens": "figures.bar_charts",
+        "draw_books": "figures.books_figure",
         "Canvas": "figures.canvas",
         "MARGIN": "figures.canvas",
         "compose": "figures.canvas",
@@ -128,6 +132,7 @@ else:
         "draw_mask": "figures.mask_figure",
         "arena_moment": "figures.moments",
         "pool_moment": "figures.moments",
+        "draw_heap": "figures.heap_figure",
         "draw_pages": "figures.page_figure",
         "strip_part": "figures.page_figure",
         "draw_pool_map": "figures.pool_map",
@@ -136,6 +141,7 @@ else:
         "draw_same": "figures.reuse_charts",
         "draw_turned_key": "figures.reuse_charts",
         "draw_scene": "figures.scene",
+        "SideBySide": "figures.side_by_side",
         "show_source": "figures.source",
         "draw_split": "figures.split_figure",
         "STATES": "figures.theme",
