@@ -37,11 +37,33 @@ if TYPE_CHECKING:
         matches_like_the_oracle as matches_like_the_oracle,
     )
     from radix_lib.teaching.checks.contracts import serves_requests as serves_requests
+    from radix_lib.teaching.checks.equality_exercises import (
+        merges_halves as merges_halves,
+    )
+    from radix_lib.teaching.checks.executor_exercises import (
+        attends_by_page as attends_by_page,
+    )
+    from radix_lib.teaching.checks.generation_exercises import Stop as Stop
+    from radix_lib.teaching.checks.generation_exercises import (
+        counts_sample_pages as counts_sample_pages,
+    )
+    from radix_lib.teaching.checks.generation_exercises import (
+        searches_on_forks as searches_on_forks,
+    )
+    from radix_lib.teaching.checks.generation_exercises import (
+        stops_at_text as stops_at_text,
+    )
     from radix_lib.teaching.checks.mutants import MUTANTS as MUTANTS
     from radix_lib.teaching.checks.mutants import LastBitFlipped as LastBitFlipped
     from radix_lib.teaching.checks.mutants import Mutant as Mutant
     from radix_lib.teaching.checks.mutants import examine as examine
     from radix_lib.teaching.checks.oracle import Memory as Memory
+    from radix_lib.teaching.checks.page_exercises import forks_pages as forks_pages
+    from radix_lib.teaching.checks.page_exercises import keeps_page_0 as keeps_page_0
+    from radix_lib.teaching.checks.page_exercises import reads_back as reads_back
+    from radix_lib.teaching.checks.reuse_exercises import (
+        computes_in_pieces as computes_in_pieces,
+    )
     from radix_lib.teaching.checks.router_exercises import bills_right as bills_right
     from radix_lib.teaching.checks.router_exercises import reading as reading
     from radix_lib.teaching.checks.router_exercises import (
@@ -53,6 +75,10 @@ if TYPE_CHECKING:
     )
     from radix_lib.teaching.checks.router_exercises import (
         tells_the_truth as tells_the_truth,
+    )
+    from radix_lib.teaching.checks.tree_exercises import merges_nodes as merges_nodes
+    from radix_lib.teaching.checks.tree_exercises import (
+        tells_collisions_apart as tells_collisions_apart,
     )
     from radix_lib.teaching.figures.bar_charts import draw_damage as draw_damage
     from radix_lib.teaching.figures.bar_charts import draw_sharing as draw_sharing
@@ -165,17 +191,29 @@ else:
         "counts_the_holders": "checks.contracts",
         "matches_like_the_oracle": "checks.contracts",
         "serves_requests": "checks.contracts",
+        "merges_halves": "checks.equality_exercises",
+        "attends_by_page": "checks.executor_exercises",
+        "Stop": "checks.generation_exercises",
+        "counts_sample_pages": "checks.generation_exercises",
+        "searches_on_forks": "checks.generation_exercises",
+        "stops_at_text": "checks.generation_exercises",
         "LastBitFlipped": "checks.mutants",
         "MUTANTS": "checks.mutants",
         "Mutant": "checks.mutants",
         "examine": "checks.mutants",
         "Memory": "checks.oracle",
+        "forks_pages": "checks.page_exercises",
+        "keeps_page_0": "checks.page_exercises",
+        "reads_back": "checks.page_exercises",
+        "computes_in_pieces": "checks.reuse_exercises",
         "bills_right": "checks.router_exercises",
         "reading": "checks.router_exercises",
         "samples_apart": "checks.router_exercises",
         "stop_inside": "checks.router_exercises",
         "survives_interruptions": "checks.router_exercises",
         "tells_the_truth": "checks.router_exercises",
+        "merges_nodes": "checks.tree_exercises",
+        "tells_collisions_apart": "checks.tree_exercises",
         "Lab": "widgets.base",
         "Stepper": "widgets.base",
         "decode": "widgets.base",
