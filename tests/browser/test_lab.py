@@ -177,6 +177,9 @@ def test_router_walk(gallery: Notebook):
     for words in ("match:", "lock:"):
         widget.press("forward ▶")
         changed(widget, words)
+    widget.press("ask for too much")
+    changed(widget, "refused: pages needed")
+    widget.wait_for("nothing moved")
     widget.type("request", "too long for this pool " * 4)
     widget.press("send")
     widget.wait_for("Not done.")

@@ -410,6 +410,44 @@ def test_a_request_that_cannot_run_is_told():
     assert not lab.refused
 
 
+@pytest.mark.parametrize("text", ["Who are you? And why?", "x" * 52, "You are"])
+def test_a_refusal_is_shown_to_have_moved_nothing(text: str):
+    lab = RouterWalk()
+    lab.text.value = text
+    lab.ask_too_much.click()
+    before, after = lab.frames
+    assert after.words.startswith("refused: pages needed")
+    assert before.pool == after.pool and before.tree == after.tree
+    assert lab.slider.value == 2
+    assert "nothing moved" in lab.message and not lab.refused
+    assert not lab.router.leases
+    lab.send.click()  # and the walk goes on
+    assert len(lab.frames) > 2
+
+
+def test_a_refusal_that_moves_something_is_not_called_harmless(monkeypatch):
+    lab = RouterWalk()
+    admit = lab.router.admit
+
+    def careless(tokens, namespace=None, max_new_tokens=0):
+        if max_new_tokens:
+            lab.router.cache.evict(1)
+        return admit(tokens, namespace, max_new_tokens)
+
+    monkeypatch.setattr(lab.router, "admit", careless)
+    with pytest.raises(AssertionError, match="moved something"):
+        lab.be_refused()
+
+
+def test_a_request_that_cannot_run_cannot_refuse_another():
+    lab = RouterWalk()
+    for text in ("", "x" * 53):
+        lab.text.value = text
+        lab.ask_too_much.click()
+        assert lab.refused
+        assert not lab.router.leases
+
+
 # --------------------------------------------------------------------------------------
 
 

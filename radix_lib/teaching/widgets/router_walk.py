@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from radix_lib.page_manager import PageManager
+from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.router import Router
 from radix_lib.teaching.figures.labels import count
@@ -13,6 +13,7 @@ from radix_lib.teaching.widgets.base import Stepper, button, decode, encode, lab
 
 BEFORE = ("You are a helpful assistant. Hi!", "Tell me a story.")
 PROMPT = "You are a helpful assistant. Bye!"
+STRANGER = "Who are you?"  # nothing of it is cached
 
 
 class RouterWalk(Stepper):
@@ -39,7 +40,13 @@ class RouterWalk(Stepper):
             "with the cache and the request of the beginning",
             lambda: self.act(self.begin),
         )
-        super().__init__(rows=[[self.text, self.send, self.restart]])
+        self.ask_too_much = button(
+            "ask for too much",
+            "while the request runs, send another for which there are too few pages",
+            lambda: self.act(self.be_refused),
+        )
+        row = [self.text, self.send, self.ask_too_much, self.restart]
+        super().__init__(rows=[row])
         self.act(self.begin)
 
     def begin(self) -> str:
@@ -55,11 +62,10 @@ class RouterWalk(Stepper):
 
     def request(self) -> str:
         """Send the text in the box. Raises ValueError, changing nothing."""
-        if not self.text.value:
-            raise ValueError("The request is empty: a request has at least one token.")
+        tokens = self._tokens()
         self._recorder.frames.clear()
         self._recorder.note("before: what earlier requests left in the tree")
-        with self.router.admit(encode(self.text.value)) as lease:
+        with self.router.admit(tokens) as lease:
             n_computed = len(lease.pending)
             lease.advance(n_computed)
             self._recorder.note(
@@ -72,6 +78,40 @@ class RouterWalk(Stepper):
             f"{lease.n_cached} of {count(lease.n_tokens, 'token')} reused, {n_computed} computed. "
             "Step through what the router did."
         )
+
+    def be_refused(self) -> str:
+        """While the request in the box runs, ask for one page more than can be had.
+
+        Raises ValueError, changing nothing, if that request cannot run itself, and
+        AssertionError if the refusal moved anything.
+        """
+        with self.router.admit(self._tokens()) as lease:
+            self._recorder.frames.clear()
+            self._recorder.note("before: the request in the box runs")
+            words = self._refusal()
+            self._recorder.note(f"refused: {words}")
+            before, *_, after = self._recorder.frames
+            self.router.cancel(lease)
+        same = (before.tree, before.pool) == (after.tree, after.pool)
+        assert same, "a request that was refused moved something"
+        self.record([before, after])
+        return f"{words}. Go back and forth: nothing moved."
+
+    def _refusal(self) -> str:
+        """Ask for one page more than is free or evictable; why it is refused."""
+        n_pages = self.router.page_manager.n_free + self.router.cache.n_evictable + 1
+        tokens = encode(STRANGER)[: n_pages * self.page_size]
+        room = n_pages * self.page_size - len(tokens)
+        try:
+            self.router.admit(tokens, max_new_tokens=room)
+        except OutOfPages as error:
+            return str(error)
+        raise AssertionError("a request was admitted for which there are no pages")
+
+    def _tokens(self) -> list[int]:
+        if not self.text.value:
+            raise ValueError("The request is empty: a request has at least one token.")
+        return encode(self.text.value)
 
     def check(self) -> None:
         """Raise AssertionError if tree, pages and leases do not add up."""
