@@ -72,7 +72,8 @@ def compare_logits(ours: Tensor, theirs: Tensor) -> Comparison:
     )
 
 
-@torch.inference_mode()
+@torch.inference_mode(False)  # whoever calls may write to the logits
+@torch.no_grad()
 def baseline_logits(
     model: Any, tokens: Sequence[int], *, all_logits: bool = False
 ) -> Tensor:
@@ -88,6 +89,7 @@ def baseline_logits(
     return logits[0] if all_logits else logits[0, -1]
 
 
+@torch.inference_mode(False)
 def baseline_generate(
     model: Any, tokens: Sequence[int], max_new_tokens: int, stop: Sequence[int] = ()
 ) -> tuple[list[int], Tensor]:

@@ -119,15 +119,17 @@ class RadixAttentionModel:
         self.router = Router(
             self.cache, vocab_size=config.vocab_size, max_tokens=n_positions
         )
-        self.pool = KVPool(
-            config.num_hidden_layers,
-            config.num_key_value_heads,
-            model.model.layers[0].self_attn.head_dim,
-            n_pages,
-            page_size,
-            dtype=model.dtype,
-            device=model.device,
-        )
+        # Pages are copied outside of inference mode, wherever the model was made.
+        with torch.inference_mode(False):
+            self.pool = KVPool(
+                config.num_hidden_layers,
+                config.num_key_value_heads,
+                model.model.layers[0].self_attn.head_dim,
+                n_pages,
+                page_size,
+                dtype=model.dtype,
+                device=model.device,
+            )
         self.executor = AttentionExecutor(model, self.pool)
         warn_of_left_out(model)
         self._requests = 0
@@ -184,7 +186,7 @@ class RadixAttentionModel:
         try:
             while pending := lease.pending[:chunk_tokens]:
                 chunk = Chunk(pending, lease.n_computed, lease.page_table)
-                logits = self.executor.forward([chunk])[0]
+                logits = self._forward([chunk])[0]
                 lease.advance(len(pending))
                 self.router.commit(lease)  # others find it before we answer
             self._requests += 1
@@ -213,12 +215,17 @@ class RadixAttentionModel:
             Chunk([token], lease.n_computed, lease.page_table)
             for lease, token in zip(leases, tokens, strict=True)
         ]
-        logits = self.executor.forward(chunks)
+        logits = self._forward(chunks)
         for lease, token in zip(leases, tokens, strict=True):
             lease.append(token)
             lease.advance(1)
         self._decoded_tokens += len(leases)
         return logits
+
+    def _forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The logits after each chunk. The caller may write to them: to ban a token."""
+        with torch.inference_mode(False):
+            return self.executor.forward(chunks).clone()
 
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease that goes on from the same tokens. Whole pages are shared.
