@@ -9,6 +9,7 @@ Left out here: who is served when, and requests that join a running batch (chapt
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -81,6 +82,20 @@ class Draft:
         self.lease = lease
         self.random = torch.Generator().manual_seed(seed)
         self.tokens: list[int] = []
+        self.ended = False
+        self.text = ""  # what was shown of it last
+
+
+def settled(text: str, tokenizer: Any) -> str:
+    """As much of the text of an unfinished answer as later tokens leave alone.
+
+    A character of which bytes are missing decodes to U+FFFD. A tokenizer that cleans up
+    spaces makes "n't" of " n" and "'t", and "." of " .".
+    """
+    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    if getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        text = re.sub(r"[ '][ 'nvr]*$", "", text)
+    return text
 
 
 class Stats(NamedTuple):
@@ -258,8 +273,9 @@ class RadixAttentionModel:
 
         `options` are `namespace`, which says with whom pages may be shared, and the
         fields of `Sampling`. The answer ends at `max_new_tokens`, at the model's own
-        end token, or at one in `stop`. Closed before that, what was committed stays and
-        everything else is given back.
+        end token, or at one in `stop`. Each text begins with the one before: a
+        character is shown when all its bytes have come; the last text is the whole.
+        Closed before that, what was committed stays and everything else is given back.
         """
         for (answer,) in self._answers(prompt, 1, max_new_tokens, **options):
             yield answer
@@ -306,19 +322,22 @@ class RadixAttentionModel:
                 fork = held.enter_context(self.fork(lease, max_new_tokens))
                 drafts.append(Draft(fork, sampling.seed + i))
 
-            running = list(drafts)
+            running = drafts
             rows = logits.expand(n, -1)
             while running:
                 # Choose the next token of each that runs.
                 for draft, row in zip(running, rows, strict=True):
-                    draft.tokens.append(sampling.choose(row, draft.random))
+                    token = sampling.choose(row, draft.random)
+                    draft.tokens.append(token)
+                    n_tokens = len(draft.tokens)
+                    draft.ended = token in ends or n_tokens == max_new_tokens
 
                 # Show all answers, those that have ended included.
                 seconds = time.perf_counter() - began
                 first_token_seconds = first_token_seconds or seconds
                 yield [
                     Generation(
-                        self._text(draft.tokens),
+                        self._text(draft),
                         list(draft.tokens),
                         n_prompt,
                         n_cached,
@@ -330,11 +349,10 @@ class RadixAttentionModel:
                 ]
 
                 # End those that are done: their pages serve others from now on.
-                for draft in list(running):
-                    n_tokens = len(draft.tokens)
-                    if draft.tokens[-1] in ends or n_tokens == max_new_tokens:
+                for draft in running:
+                    if draft.ended:
                         self.router.finish(draft.lease)
-                        running.remove(draft)
+                running = [draft for draft in running if not draft.ended]
 
                 # Compute what follows, for all of the others in one step.
                 if running:
@@ -350,8 +368,15 @@ class RadixAttentionModel:
             )
         self.router.checked_key(sampling.stop)
 
-    def _text(self, tokens: list[int]) -> str:
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+    def _text(self, draft: Draft) -> str:
+        text: str = self.tokenizer.decode(draft.tokens, skip_special_tokens=True)
+        if not draft.ended:
+            text = settled(text, self.tokenizer)
+            # Llama's tokenizer falls back to bytes, and a character that lacks some
+            # spoils those before it until it is whole: nothing is taken back.
+            if not text.startswith(draft.text):
+                text = draft.text
+        draft.text = text
         return text
 
     def flush(self) -> None:

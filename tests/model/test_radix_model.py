@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radix_lib.radix_model import Generation, RadixAttentionModel
+from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.router import Namespace
 from tests.support.answers import (
     CLOSE,
@@ -164,82 +164,6 @@ def test_a_prompt_may_be_token_ids(
     assert (
         model.generate(container(prompt), 3).tokens == model.generate(prompt, 3).tokens
     )
-
-
-# ── Stopping and streaming ────────────────────────────────────────────────────────────
-
-
-def test_generation_stops_at_a_stop_token(cached: Models) -> None:
-    model = cached()
-    prompt = some_tokens(9)
-    whole = model.generate(prompt, 20).tokens
-    stop = whole[5]
-    assert (
-        model.generate(prompt, 20, stop=[stop, 96]).tokens
-        == whole[: whole.index(stop) + 1]
-    )
-    assert_idle(model)
-
-
-def test_generation_stops_at_the_models_own_end_token(
-    cached: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = cached()
-    prompt = some_tokens(9)
-    whole = model.generate(prompt, 20).tokens
-    for ends in (whole[4], [96, whole[4]]):  # transformers allows one or several
-        monkeypatch.setattr(model.model.generation_config, "eos_token_id", ends)
-        assert model.generate(prompt, 20).tokens == whole[: whole.index(whole[4]) + 1]
-        assert hf_answer(model.model, prompt, 20) == whole[: whole.index(whole[4]) + 1]
-
-
-def test_its_own_end_token_ends_it_also_where_others_are_named(
-    cached: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = cached()
-    prompt = some_tokens(9)
-    whole = model.generate(prompt, 20).tokens
-    monkeypatch.setattr(model.model.generation_config, "eos_token_id", whole[4])
-    assert (
-        model.generate(prompt, 20, stop=[96]).tokens
-        == whole[: whole.index(whole[4]) + 1]
-    )
-
-
-def test_a_stream_gives_growing_prefixes(cached: Models) -> None:
-    model = cached()
-    prompt = some_tokens(9)
-    parts: list[Generation] = list(model.stream(prompt, 12))
-    assert [len(part.tokens) for part in parts] == list(range(1, 13))
-    assert all(parts[-1].tokens[: len(part.tokens)] == part.tokens for part in parts)
-    assert all(part.text == Characters().decode(part.tokens) for part in parts)
-    assert {(p.prompt_tokens, p.cached_tokens, p.computed_tokens) for p in parts} == {
-        (9, 0, 9)
-    }
-    assert {part.first_token_seconds for part in parts} == {parts[0].seconds}
-    assert [part.seconds for part in parts] == sorted(part.seconds for part in parts)
-    assert model.generate(prompt, 12).tokens == parts[-1].tokens
-
-
-@pytest.mark.parametrize("taken", [0, 1, 5])
-def test_a_stream_that_is_closed_early_holds_nothing(
-    cached: Models, taken: int
-) -> None:
-    model = cached()
-    prompt = some_tokens(9)
-    stream = model.stream(prompt, 12)
-    for _ in range(taken):
-        next(stream)
-    assert model.router.usage().private > 0 or taken == 0
-    stream.close()
-    assert_idle(model)
-    assert next(iter(model.stream(prompt, 12))).cached_tokens == (8 if taken else 0)
-    assert_idle(model)  # this one was only dropped
-
-
-def test_a_stream_refuses_bad_input_when_it_starts(cached: Models) -> None:
-    with pytest.raises(ValueError, match="temperature=-1"):
-        next(cached().stream(some_tokens(3), temperature=-1))
 
 
 # ── Namespaces ────────────────────────────────────────────────────────────────────────
