@@ -30,8 +30,7 @@ STORY = [
 
 
 class LiveChat(Lab):
-    """Chat with a model; each turn shows what was reused and computed, and the tree
-    grows.
+    """Chat with a model; each turn shows what was reused, and the tree that grows.
 
     The answer is made a token at a time in the kernel's own event loop, which takes
     clicks in between. No thread touches the cache, so other cells may use the model
@@ -76,11 +75,14 @@ class LiveChat(Lab):
         text = self.text.value.strip()
         if not text:
             raise ValueError("The box is empty: type something.")
+        said = [*self.messages, {"role": "user", "content": text}]
+        tokens = self._encode(said)
         loop = asyncio.get_running_loop()
-        self.messages.append({"role": "user", "content": text})
-        self.text.value, self._stopped = "", False
+        self.messages = said
+        self.text.value = ""
+        self._stopped = False
         self._tell()
-        self.task = loop.create_task(self._answer())
+        self.task = loop.create_task(self._answer(tokens))
         return "Reading the conversation …"
 
     def halt(self) -> str:
@@ -94,23 +96,39 @@ class LiveChat(Lab):
         if self.task is not None:
             raise ValueError("The model is still answering: stop it first.")
 
-    async def _answer(self) -> None:
-        self._before, self._hit = self._in_tree(), []
+    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
+        """The tokens of a conversation. Raises ValueError if it has none."""
+        try:
+            tokens = self.model.encode(messages)
+        except Exception as error:  # of a template, of a tokenizer: anything
+            raise ValueError(
+                f"The model's chat template does not take this: {_words(error)}"
+            ) from error
+        if not tokens:
+            raise ValueError("The model's chat template makes no token of this.")
+        return tokens
+
+    async def _answer(self, tokens: list[int]) -> None:
+        self._before = self._in_tree()
+        self._hit = []
         try:
             # what was sent is seen before the model starts to read it
             await asyncio.sleep(0)
-            stream = self.model.stream(self.messages, self.max_new_tokens)
+            stream = self.model.stream(tokens, self.max_new_tokens)
             with closing(cast(Generator[Generation, None, None], stream)) as answer:
                 for i, so_far in enumerate(answer):
                     self._note(i, so_far)
                     await asyncio.sleep(0)  # here the kernel takes a click on stop
                     if self._stopped:
                         break
-            self.say(
-                "Stopped: the unfinished answer is not in the cache." * self._stopped
-            )
-        except (ValueError, RuntimeError) as error:
-            self.say(str(error), refused=True)
+            if self._stopped:
+                self.say("Stopped: the unfinished answer is not in the cache.")
+            else:
+                self.say("")
+        except Exception as error:
+            self.say(_words(error), refused=True)
+            if not isinstance(error, ValueError | RuntimeError | MemoryError):
+                raise  # a bug: its place is to be seen
         finally:
             self.task = None
             # nothing was answered: as if not said
@@ -123,9 +141,8 @@ class LiveChat(Lab):
     def _note(self, i: int, so_far: Generation) -> None:
         if i == 0:
             lease = next(reversed(self.model.router.leases))
-            self._hit = lease.page_table[
-                : lease.n_cached // self.model.router.page_size
-            ].tolist()
+            n_found = lease.n_cached // self.model.router.page_size
+            self._hit = lease.page_table[:n_found].tolist()
             self.turns.append(so_far)
             self.messages.append({"role": "assistant", "content": ""})
             self.say("Answering …")
@@ -167,25 +184,34 @@ class LiveChat(Lab):
         self.model.router.check_integrity()
 
     def static(self) -> Figure:
-        """Two turns of a chat, with answers written beforehand: nothing has to be
-        computed.
+        """Two turns of a chat, with an answer written beforehand: none is computed.
+
+        Raises ValueError if the model has no chat template that takes it.
         """
         manager = self.model.cache.page_manager
         router = Router(RadixCache(PageManager(manager.n_pages, manager.page_size)))
         film = Recorder(router, decode=self.model.tokenizer)
         messages = [{"role": role, "content": content} for role, content in STORY]
-        answers = [self.model.encode(messages[1]["content"]), []]
-        for turn, answer in enumerate(answers, 1):
-            tokens = self.model.encode(messages[: 2 * turn - 1])
+        prompts = [self._encode(messages[:1]), self._encode(messages)]
+        encode = self.model.tokenizer.encode
+        # as a model writes it: nothing stands before an answer
+        answers = [encode(messages[1]["content"], add_special_tokens=False), []]
+        for turn, tokens in enumerate(prompts):
+            answer = answers[turn]
             with router.admit(tokens, max_new_tokens=len(answer)) as lease:
                 lease.append(*answer)
                 lease.advance(len(lease.pending))
             computed = len(tokens) - lease.n_cached
-            film.merge(
-                turn - 1,
-                f"turn {turn}: {lease.n_cached} tokens reused, {computed} computed",
-            )
+            words = f"{lease.n_cached} tokens reused, {computed} computed"
+            film.merge(turn, f"turn {turn + 1}: {words}")
         return film_strip(film.frames, columns=1)
+
+
+def _words(error: Exception) -> str:
+    """What an error says, after its name unless it is one that readers meet."""
+    if isinstance(error, ValueError | RuntimeError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _counts(turn: Generation) -> str:
