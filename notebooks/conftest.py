@@ -1,8 +1,11 @@
-"""What a run of the notebooks has beside nbval: a budget, and perhaps another model."""
+"""What a run of the notebooks has beside nbval: an environment, a budget, a model."""
 
 import os
+from unittest import mock
 
 import pytest
+
+from tests.support.kernel_environment import kernel_environment
 
 OTHER_MODEL = os.environ.get("RADIX_LIB_MODEL")
 
@@ -30,10 +33,17 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """Before the first cell of a notebook nbval starts the kernel, which inherits."""
+    if not hasattr(item, "cell"):
+        return (yield)
+    with mock.patch.dict(os.environ, kernel_environment(), clear=True):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """After the last cell of a notebook nbval ends the kernel, and its time is
-    known.
-    """
+    """After the last cell of a notebook nbval ends the kernel: its time is known."""
     before = _ended_children()
     result = yield
     if hasattr(item, "cell") and (

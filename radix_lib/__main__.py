@@ -8,9 +8,15 @@ cache.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import Any
+
+from radix_lib._openmp import waiting_briefly
+
+if __name__ == "__main__":  # before torch is imported, which reads it once
+    os.environ |= waiting_briefly(os.environ)
 
 import torch
 from torch import Tensor

@@ -6,13 +6,17 @@ without it.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
 
+from radix_lib._openmp import waiting_briefly
 from tests.support.tiny_models import TINY, TINY_MODELS
+
+os.environ |= waiting_briefly(os.environ)  # before a test imports torch
 
 
 @pytest.fixture

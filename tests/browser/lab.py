@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, Playwright, Request, WebSocket
 
+from tests.support.kernel_environment import kernel_environment
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--no-sandbox",
@@ -220,7 +222,10 @@ def running_lab(root: Path, private: Path) -> Iterator[Lab]:
         command.append("--allow-root")
     with (private / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            command, env={**os.environ, **folders}, stdout=log, stderr=subprocess.STDOUT
+            command,
+            env=kernel_environment() | folders,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
         try:
             _wait_for(lab, server, private / "server.log")

@@ -1,8 +1,8 @@
 """Re-execute notebooks and write them in one normal form: `make refresh`.
 
-    python tests/tools/refresh.py                          # all
-    python tests/tools/refresh.py notebooks/00_start_here.ipynb
-    python tests/tools/refresh.py --renew notebooks/…  # those not compared, too
+    python -m tests.tools.refresh                          # all
+    python -m tests.tools.refresh notebooks/00_start_here.ipynb
+    python -m tests.tools.refresh --renew notebooks/…  # those not compared, too
 
 Two runs give the same bytes, so that a difference in git is a difference in what the
 course says:
@@ -26,7 +26,6 @@ import os
 import re
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -40,6 +39,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+
+from tests.support.kernel_environment import kernel_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,9 +75,7 @@ class Failed(Exception):
 
 
 class ThisEnvironment(KernelSpecManager):
-    """The kernel is the Python that runs this file, whatever else is registered as
-    `python3`.
-    """
+    """The kernel is the Python that runs this file, whoever registered a `python3`."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """The kernel's start command; every name means the same one."""
@@ -91,15 +90,14 @@ def tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
-# ---------------------------------------------------------------------------------- nor
+# ── Normal form ───────────────────────────────────────────────────────────────────────
 
 
 def parse(text: str) -> NotebookNode:
-    """A notebook from the text of its file. A cell's id stays, or comes from its
-    source.
+    """A notebook from the text of its file.
 
-    nbformat alone would give random ids where they lack or double, and two runs would
-    differ.
+    A cell's id stays, or comes from its source: nbformat alone would give random ids
+    where they lack or double, and two runs would differ.
     """
     plain = json.loads(text)
     if (
@@ -113,7 +111,8 @@ def parse(text: str) -> NotebookNode:
     for cell in plain["cells"]:
         source = "".join(cell["source"])
         wanted = cell.get("id") or hashlib.sha256(source.encode()).hexdigest()[:8]
-        cell["id"], n = wanted, 1
+        cell["id"] = wanted
+        n = 1
         while cell["id"] in seen:
             n += 1
             cell["id"] = f"{wanted[:60]}-{n}"
@@ -123,9 +122,7 @@ def parse(text: str) -> NotebookNode:
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
-    """A copy in the form that is committed. `normalise(normalise(nb)) ==
-    normalise(nb)`.
-    """
+    """A copy in the form that is committed: of its own copy, it is the same again."""
     notebook = deepcopy(notebook)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.update(kernelspec=dict(KERNEL), language_info=dict(LANGUAGE))
@@ -164,9 +161,7 @@ def _normal_output(output: NotebookNode) -> NotebookNode | None:
 
 
 def _without_places(line: str) -> str:
-    """A line of a traceback, with files named from this folder or from their
-    package.
-    """
+    """A line of a traceback, with files named from this folder or their package."""
     line = SITE_PACKAGES.sub("site-packages/", line)
     for root in (ROOT, Path(sysconfig.get_path("stdlib"))):
         line = line.replace(f"{root}{os.sep}", "")
@@ -178,9 +173,7 @@ def _without_places(line: str) -> str:
 
 
 def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Streams merged as nbclient does: an output that JupyterLab saved may hold them in
-    pieces.
-    """
+    """Streams merged as nbclient does: JupyterLab may save them in pieces."""
     merged: list[NotebookNode] = []
     streams: dict[str, NotebookNode] = {}
     for output in outputs:
@@ -194,7 +187,7 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return merged
 
 
-# -------------------------------------------------------------------------------- gener
+# ── Generated cells ───────────────────────────────────────────────────────────────────
 
 
 def fill(notebook: NotebookNode, path: Path) -> NotebookNode:
@@ -228,7 +221,7 @@ def _nav(cell: NotebookNode, path: Path) -> str:
     at = names.index(path.stem)
     links = [f"[{c['file'][:2]} {c['title']}]({c['file']}.ipynb)" for c in there]
     bar = [f"← {links[at - 1]}"] if at else []
-    first = "00_start_here.ipynb" * bool(at)
+    first = "00_start_here.ipynb" if at else ""
     bar += [f"[Contents]({first}#The-course)", f"[Glossary]({first}#Glossary)"]
     if (path.parent / "solutions" / path.name).exists():
         bar.append(f"[Solutions](solutions/{path.name})")
@@ -238,13 +231,16 @@ def _nav(cell: NotebookNode, path: Path) -> str:
 def _contents(cell: NotebookNode, path: Path) -> str:
     rows = ["| chapter | you build | you find out |", "|---|---|---|"]
     for chapter in _asset("chapters.json"):
-        name, notes = f"{chapter['file'][:2]} {chapter['title']}", []
+        name = f"{chapter['file'][:2]} {chapter['title']}"
+        notes = []
         if path.with_name(f"{chapter['file']}.ipynb").exists():
             name = f"[{name}]({chapter['file']}.ipynb)"
         else:
             notes.append("in preparation")
-        notes += ["optional"] * chapter.get("optional", False)
-        name += f" *({', '.join(notes)})*" * bool(notes)
+        if chapter.get("optional"):
+            notes.append("optional")
+        if notes:
+            name += f" *({', '.join(notes)})*"
         builds = ", ".join(f"`{module}`" for module in chapter["builds"])
         rows.append(f"| {name} | {builds or 'nothing yet'} | {chapter['question']} |")
     return "\n".join(rows)
@@ -271,7 +267,7 @@ GENERATED: dict[str, Callable[[NotebookNode, Path], str]] = {
 }
 
 
-# ------------------------------------------------------------------------------------ e
+# ── Execution ─────────────────────────────────────────────────────────────────────────
 
 
 def execute(
@@ -280,9 +276,7 @@ def execute(
     timeout: int,
     on_cell: Callable[[int], None] | None = None,
 ) -> NotebookNode:
-    """A copy with every cell run in a fresh kernel whose working directory is
-    `folder`.
-    """
+    """A copy with every cell run in a fresh kernel that works in `folder`."""
     notebook = deepcopy(notebook)
     at = 0
 
@@ -296,30 +290,22 @@ def execute(
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             cell.metadata.pop("execution", None)
-    # A kernel without the reader's own start-up files; and with a hash seed of its own,
-    # so that an output that depends on the order of a set does not look stable.
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("PYTHONHASHSEED", "IPYTHON"))
-    }
-    with tempfile.TemporaryDirectory() as empty:
-        client = NotebookClient(
-            notebook,
-            km=AsyncKernelManager(
-                kernel_name="python3", kernel_spec_manager=ThisEnvironment()
-            ),
-            resources={"metadata": {"path": str(folder)}},
-            timeout=timeout,
-            record_timing=False,
-            coalesce_streams=True,
-            store_widget_state=False,
-            on_cell_execute=starting,
-        )
-        try:
-            client.execute(env=env | {"IPYTHONDIR": empty}, cleanup_kc=True)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            raise Failed(_cell_and_error(notebook, at, error, timeout)) from None
+    client = NotebookClient(
+        notebook,
+        km=AsyncKernelManager(
+            kernel_name="python3", kernel_spec_manager=ThisEnvironment()
+        ),
+        resources={"metadata": {"path": str(folder)}},
+        timeout=timeout,
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=False,
+        on_cell_execute=starting,
+    )
+    try:
+        client.execute(env=kernel_environment(), cleanup_kc=True)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise Failed(_cell_and_error(notebook, at, error, timeout)) from None
     return notebook
 
 
@@ -420,9 +406,7 @@ def pictures(notebook: NotebookNode) -> dict[str, bytes]:
 
 
 def notebooks_under(folder: Path) -> list[Path]:
-    """Every notebook of a folder, in the order of the course, without Jupyter's
-    checkpoints.
-    """
+    """Every notebook of a folder, in the order of the course, without checkpoints."""
     found = folder.rglob("*.ipynb")
     return sorted(p for p in found if not any(part.startswith(".") for part in p.parts))
 
