@@ -108,9 +108,7 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.moments import arena_moment as arena_moment
     from radix_lib.teaching.figures.moments import pool_moment as pool_moment
     from radix_lib.teaching.figures.page_figure import draw_pages as draw_pages
-    from radix_lib.teaching.figures.page_figure import strip_part as strip_part
     from radix_lib.teaching.figures.pool_map import draw_pool_map as draw_pool_map
-    from radix_lib.teaching.figures.pool_snapshot import pool_snapshot as pool_snapshot
     from radix_lib.teaching.figures.reuse_charts import draw_attention as draw_attention
     from radix_lib.teaching.figures.reuse_charts import draw_same as draw_same
     from radix_lib.teaching.figures.reuse_charts import (
@@ -123,7 +121,6 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.theme import STATES as STATES
     from radix_lib.teaching.figures.tile_chart import draw_tiles as draw_tiles
     from radix_lib.teaching.figures.tree_figure import draw_tree as draw_tree
-    from radix_lib.teaching.figures.tree_snapshot import Marks as Marks
     from radix_lib.teaching.films.film import film_strip as film_strip
     from radix_lib.teaching.films.recorder import Recorder as Recorder
     from radix_lib.teaching.widgets.base import Lab as Lab
@@ -150,6 +147,7 @@ else:
         "chapter_map": "figures.course_map",
         "course_map": "figures.course_map",
         "draw_cut": "figures.cut_figure",
+        "draw_heap": "figures.heap_figure",
         "draw_hit_rate": "figures.line_charts",
         "draw_lines": "figures.line_charts",
         "draw_page_sizes": "figures.line_charts",
@@ -158,11 +156,8 @@ else:
         "draw_mask": "figures.mask_figure",
         "arena_moment": "figures.moments",
         "pool_moment": "figures.moments",
-        "draw_heap": "figures.heap_figure",
         "draw_pages": "figures.page_figure",
-        "strip_part": "figures.page_figure",
         "draw_pool_map": "figures.pool_map",
-        "pool_snapshot": "figures.pool_snapshot",
         "draw_attention": "figures.reuse_charts",
         "draw_same": "figures.reuse_charts",
         "draw_turned_key": "figures.reuse_charts",
@@ -173,7 +168,6 @@ else:
         "STATES": "figures.theme",
         "draw_tiles": "figures.tile_chart",
         "draw_tree": "figures.tree_figure",
-        "Marks": "figures.tree_snapshot",
         "film_strip": "films.film",
         "Recorder": "films.recorder",
         "method_of": "checks.building",

@@ -14,13 +14,8 @@ from radix_lib.page_manager import PageManager
 from radix_lib.teaching.figures import theme
 from radix_lib.teaching.figures.figure import Figure
 from radix_lib.teaching.figures.labels import columns
-from radix_lib.teaching.figures.page_figure import (
-    CELL,
-    HEIGHT,
-    draw_pages,
-    rows_part,
-    strip_part,
-)
+from radix_lib.teaching.figures.page_figure import draw_pages, rows_part
+from radix_lib.teaching.figures.page_strip import CELL, HEIGHT, strip_part
 from radix_lib.teaching.figures.pool_snapshot import names_of, pool_snapshot
 from radix_lib.teaching.figures.scene import draw_scene
 from radix_lib.teaching.figures.tree_snapshot import Marks

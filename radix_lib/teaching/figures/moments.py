@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from radix_lib.teaching.figures.canvas import Part
-from radix_lib.teaching.figures.page_figure import strip_part
+from radix_lib.teaching.figures.page_strip import strip_part
 from radix_lib.teaching.figures.pool_snapshot import Holder, Source, pool_snapshot
 from radix_lib.teaching.figures.tree_snapshot import Marks
 

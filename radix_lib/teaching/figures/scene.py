@@ -10,7 +10,8 @@ from radix_lib.router import Router
 from radix_lib.teaching.figures.canvas import compose
 from radix_lib.teaching.figures.figure import Figure
 from radix_lib.teaching.figures.labels import Decoder
-from radix_lib.teaching.figures.page_figure import IN_A_ROW, rows_part, strip_part
+from radix_lib.teaching.figures.page_figure import rows_part
+from radix_lib.teaching.figures.page_strip import IN_A_ROW, strip_part
 from radix_lib.teaching.figures.pool_snapshot import Holder, pool_snapshot
 from radix_lib.teaching.figures.tree_figure import tree_part
 from radix_lib.teaching.figures.tree_snapshot import Marks, letters_of
