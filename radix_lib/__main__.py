@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from io import TextIOWrapper
 from typing import Any
 
 from radix_lib._openmp import waiting_briefly
@@ -223,6 +224,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Do what the command line asks for and return the exit status."""
+    # An answer may hold any character, and a terminal or a pipe may know few of them.
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = parse_arguments()
     try:
         return compare_exactly(args.model) if args.exact else tell(args)

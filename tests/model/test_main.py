@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,21 @@ def test_the_few_shot_pair_shares_its_prefix_and_gives_the_same_tokens() -> None
     assert done.stdout.count("tokens: the same") == 2
     assert "bitwise equal" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_terminal_that_knows_few_characters_gets_the_others_as_escapes() -> None:
+    command = [sys.executable, "-m", "radix_lib", "--prompt=日本", "--max-new-tokens=1"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.decode("cp1252")
+    assert r"Request 1: \u65e5\u672c" in printed
+    assert r"max |\u0394|" in printed
+    assert "tokens: the same" in printed
 
 
 def test_own_prompts_page_size_and_length(run: Run) -> None:
