@@ -21,14 +21,17 @@ from radix_lib.teaching import (
     PageExplorer,
     Recorder,
     RouterWalk,
+    SideBySide,
     TreeExplorer,
     arena_moment,
     chapter_map,
     compose,
     course_map,
     draw_attention,
+    draw_books,
     draw_cut,
     draw_damage,
+    draw_heap,
     draw_hit_rate,
     draw_mask,
     draw_page_sizes,
@@ -97,7 +100,19 @@ def of_chapters() -> dict[str, Picture]:
     router, _ = two_requests()
     (node, *_) = router.cache.nodes()
     mask = np.arange(12) <= 8 + np.arange(4)[:, None]
+    before, after = new_router(n_pages=14), new_router(n_pages=14)
+    run(before, SYSTEM)
+    admit(after, SYSTEM)
+    before.cache.match(list(SYSTEM.encode()))  # its first entry is stale now
+    small = new_router(n_pages=6)
+    story = SideBySide(decode)
+    story.note("before", small.cache, {})
+    run(small, "I am a cook.")
+    story.note("a prompt came, and another has its pages", small.cache, {"R2": [0, 3]})
     return {
+        "books": draw_books({"before": before, "now": after}, "Books of two moments"),
+        "heap": draw_heap(before.cache, decode=decode, caption="A heap"),
+        "side-by-side": story.draw("A story, and a page that nobody holds"),
         "cut": draw_cut(f"{SYSTEM}Paris?", f"{SYSTEM}2+2?", (1, 4, 16)),
         "mask": draw_mask(mask, [8] * 4, "12 tokens, 8 of them cached"),
         "split": draw_split(node, 1, decode=decode, caption="A split"),
