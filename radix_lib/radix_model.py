@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
 from radix_lib.radix_cache import RadixCache, Usage
 from radix_lib.router import Lease, Router
+from radix_lib.sampling import Sampler, Sampling
 
 #: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
@@ -40,39 +40,6 @@ class Generation(NamedTuple):
     computed_tokens: int  # of the prompt, run through the model (once for all samples)
     first_token_seconds: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen: greedily, or drawn at random with `seed`.
-
-    Above `temperature` 0 they are drawn, from the smallest set whose probability is at
-    least `top_p`. `stop` are token ids that end an answer. Raises ValueError for what
-    is out of range.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: Sequence[int] = ()
-
-    def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and 0 < self.top_p <= 1):
-            raise ValueError(
-                f"temperature={self.temperature}, top_p={self.top_p}: the first is at "
-                "least 0, the second above 0 and at most 1"
-            )
-
-    def choose(self, logits: Tensor, random: torch.Generator) -> int:
-        """The next token, given the `logits` for it, [vocabulary]."""
-        if self.temperature == 0:
-            return int(logits.argmax())
-        scaled = logits.cpu().double() / self.temperature
-        probabilities, order = scaled.softmax(-1).sort(descending=True)
-        # A token stays while those before it have less than top_p: the first always.
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities[before >= self.top_p] = 0
-        return int(order[torch.multinomial(probabilities, 1, generator=random)])
 
 
 class Draft:
@@ -117,6 +84,12 @@ class RadixAttentionModel:
     checkpoint's own generation config asks for beside that (`left_out`).
     """
 
+    router_type = Router
+    cache_type = RadixCache
+    pool_type = KVPool
+    executor_type = AttentionExecutor
+    clock = staticmethod(time.perf_counter)
+
     def __init__(
         self,
         model: Any,
@@ -129,14 +102,14 @@ class RadixAttentionModel:
         config = model.config
         self.model = model
         self.tokenizer = tokenizer
-        self.cache = RadixCache(PageManager(n_pages, page_size), policy)
+        self.cache = self.cache_type(PageManager(n_pages, page_size), policy)
         n_positions = config.max_position_embeddings
-        self.router = Router(
+        self.router = self.router_type(
             self.cache, vocab_size=config.vocab_size, max_tokens=n_positions
         )
         # Pages are copied outside of inference mode, wherever the model was made.
         with torch.inference_mode(False):
-            self.pool = KVPool(
+            self.pool = self.pool_type(
                 config.num_hidden_layers,
                 config.num_key_value_heads,
                 model.model.layers[0].self_attn.head_dim,
@@ -145,7 +118,7 @@ class RadixAttentionModel:
                 dtype=model.dtype,
                 device=model.device,
             )
-        self.executor = AttentionExecutor(model, self.pool)
+        self.executor = self.executor_type(model, self.pool)
         warn_of_left_out(model)
         self._requests = 0
         self._prompt_tokens = 0
@@ -237,10 +210,45 @@ class RadixAttentionModel:
         self._decoded_tokens += len(leases)
         return logits
 
-    def _forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        """The logits after each chunk. The caller may write to them: to ban a token."""
+    def _forward(self, chunks: Sequence[Chunk], all_logits: bool = False) -> Tensor:
+        """The executor's logits. The caller may write to them: to ban a token."""
         with torch.inference_mode(False):
-            return self.executor.forward(chunks).clone()
+            return self.executor.forward(chunks, all_logits=all_logits).clone()
+
+    def step(
+        self,
+        leases: Sequence[Lease],
+        n_tokens: Sequence[int],
+        *,
+        all_logits: bool = False,
+    ) -> Tensor:
+        """Compute the next `n_tokens` of each lease, all in one packed forward.
+
+        Prompts, chunks of prompts and single tokens of answers may stand side by side.
+        Returns the logits after the last token of each, [leases, vocabulary], or with
+        `all_logits` after every token, [tokens, vocabulary]. Raises ValueError if one
+        has fewer tokens to compute; then, and when interrupted in the model, no lease
+        has advanced. Built in chapter 08.
+        """
+        chunks = []
+        for lease, n in zip(leases, n_tokens, strict=True):
+            self.router.check_live(lease)
+            pending = lease.pending
+            if not 1 <= n <= len(pending):
+                raise ValueError(
+                    f"{n} tokens cannot be computed: {len(pending)} are missing"
+                )
+            chunks.append(Chunk(pending[:n], lease.n_computed, lease.page_table))
+        logits = self._forward(chunks, all_logits)
+        for lease, chunk in zip(leases, chunks, strict=True):
+            lease.advance(len(chunk.tokens))
+        return logits
+
+    def sampler(self, **options: Any) -> Sampler:
+        """What chooses the tokens of one answer; `options` are those of `Sampling`."""
+        sampling = Sampling(**options)
+        self.router.checked_key(sampling.stop)
+        return Sampler(sampling, {*sampling.stop, *end_tokens(self.model)})
 
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease that goes on from the same tokens. Whole pages are shared.

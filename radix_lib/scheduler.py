@@ -373,7 +373,7 @@ class Scheduler:
         held = {request.lease for request in self.unfinished.values()}
         for lease in list(self.router.leases):
             if lease not in held and lease not in leases_before:
-                self.router.drop(lease)
+                self.router.cancel(lease)
         for request in list(self.unfinished.values()):
             self._settle(request)
         everyone = [self.unfinished[number] for number in sorted(self.unfinished)]
