@@ -17,70 +17,8 @@ import transformers
 from torch import Tensor
 
 from radix_lib.equality import Comparison, baseline_logits, compare_logits
-from radix_lib.executor import AttentionExecutor, Chunk
-from radix_lib.page_manager import KVPool, PageManager
-from radix_lib.radix_cache import RadixCache
-from radix_lib.router import Lease, Router
-
-
-class Engine:
-    """A model with cache, router, pool and executor, each of a type that may be
-    named.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        page_size: int = 16,
-        n_pages: int = 64,
-        *,
-        router: Any = Router,
-        cache: Any = RadixCache,
-        executor: Any = AttentionExecutor,
-        pool: Any = KVPool,
-    ):
-        config, attention = model.config, model.model.layers[0].self_attn
-        self.router: Router = router(cache(PageManager(n_pages, page_size)))
-        self.pool = pool(
-            config.num_hidden_layers,
-            config.num_key_value_heads,
-            attention.head_dim,
-            n_pages,
-            page_size,
-            dtype=model.dtype,
-            device=model.device,
-        )
-        self.executor: AttentionExecutor = executor(model, self.pool)
-
-    def compute(self, *leases: Lease, most: int | None = None) -> list[Seen]:
-        """Compute what the leases lack, at most `most` tokens of each, in one
-        forward.
-        """
-        chunks = [Chunk(x.pending[:most], x.n_computed, x.page_table) for x in leases]
-        logits = self.executor.forward(chunks, all_logits=True)
-        seen = []
-        for lease, chunk in zip(leases, chunks, strict=True):
-            lease.advance(len(chunk.tokens))
-            mine, logits = logits[: len(chunk.tokens)], logits[len(chunk.tokens) :]
-            seen.append(Seen(tuple(lease.tokens[: lease.n_computed]), mine))
-        return seen
-
-    def serve(self, tokens: Sequence[int], namespace: object = None) -> list[Seen]:
-        """One request from admission to end, computed at once."""
-        with self.router.admit(tokens, namespace) as lease:
-            return self.compute(lease)
-
-    def fork(self, lease: Lease, max_new_tokens: int) -> Lease:
-        """A fork that may be written to: its tail is copied."""
-        fork = self.router.fork(lease, max_new_tokens)
-        if lease.n_computed % self.router.page_size:
-            tails = (int(x.page_table[lease.n_shared]) for x in (lease, fork))
-            self.pool.copy_page(*tails)
-        return fork
-
-    def flush(self) -> None:
-        """Forget everything cached, as after a change of weights."""
-        self.router.cache.evict(self.router.cache.n_evictable)
+from radix_lib.radix_model import RadixAttentionModel
+from radix_lib.router import Lease
 
 
 class Seen(NamedTuple):
@@ -90,87 +28,101 @@ class Seen(NamedTuple):
     logits: Tensor  # [tokens computed, vocabulary]
 
 
-Make = Callable[..., Engine]  # Make(n_pages=…) gives a fresh engine
+def compute(
+    model: RadixAttentionModel, *leases: Lease, most: int | None = None
+) -> list[Seen]:
+    """Compute what the leases lack, at most `most` tokens of each, in one step."""
+    counts = [len(lease.pending[:most]) for lease in leases]
+    logits = model.step(leases, counts, all_logits=True)
+    return [
+        Seen(tuple(lease.tokens[: lease.n_computed]), mine)
+        for lease, mine in zip(leases, logits.split(counts), strict=True)
+    ]
+
+
+def serve(
+    model: RadixAttentionModel, tokens: Sequence[int], namespace: object = None
+) -> list[Seen]:
+    """One request from admission to end, computed at once."""
+    with model.router.admit(tokens, namespace) as lease:
+        return compute(model, lease)
+
+
+Make = Callable[..., RadixAttentionModel]  # Make(n_pages=…) gives a fresh one
 State = Callable[[Make, list[int], random.Random], Iterator[Seen]]
 
 
 def cold_prompt(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
     """Nothing is cached, and everything is computed at once."""
-    yield from make().serve(tokens)
+    yield from serve(make(), tokens)
 
 
 def hit_at_every_length(
     make: Make, tokens: list[int], rng: random.Random
 ) -> Iterator[Seen]:
-    """The first 1, 2, … tokens were served before; what is whole pages of them is a
-    hit.
-    """
+    """The first 1, 2, … tokens were served before; whole pages of them are hits."""
     for cut in range(1, len(tokens)):
-        engine = make()
-        engine.serve(tokens[:cut])
-        yield from engine.serve(tokens)
+        model = make()
+        serve(model, tokens[:cut])
+        yield from serve(model, tokens)
 
 
 def odd_chunks(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
     """A prompt in pieces of any size, each committed before the next."""
-    engine = make()
-    with engine.router.admit(tokens) as lease:
+    model = make()
+    with model.router.admit(tokens) as lease:
         while lease.pending:
-            yield from engine.compute(lease, most=rng.randint(1, 9))
-            engine.router.commit(lease)
+            yield from compute(model, lease, most=rng.randint(1, 9))
+            model.router.commit(lease)
 
 
 def token_by_token(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
     """Every token in a step of its own, as in decoding."""
-    engine = make()
-    with engine.router.admit(tokens) as lease:
+    model = make()
+    with model.router.admit(tokens) as lease:
         while lease.pending:
-            yield from engine.compute(lease, most=1)
+            yield from compute(model, lease, most=1)
 
 
 def second_turn(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
-    """A dialogue: the second prompt goes on from an answer whose pages were written in
-    decoding.
-    """
-    engine = make()
+    """The second prompt goes on from an answer whose pages decoding has written."""
+    model = make()
     half = len(tokens) // 2
-    with engine.router.admit(tokens[:half], max_new_tokens=8) as lease:
-        (seen,) = engine.compute(lease)
+    with model.router.admit(tokens[:half], max_new_tokens=8) as lease:
+        (seen,) = compute(model, lease)
         for _ in range(7):
             lease.append(int(seen.logits[-1].argmax()))
-            (seen,) = engine.compute(lease)
+            (seen,) = compute(model, lease)
             yield seen
         said = lease.tokens
-    yield from engine.serve([*said, *tokens[half:]])
+    yield from serve(model, [*said, *tokens[half:]])
 
 
 def ragged_batch(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
-    """Up to sixteen sequences of all lengths at once, in any order, some of them
-    decoding.
-    """
-    engine, leases = make(), []
+    """Up to sixteen sequences of all lengths in one step, some of them decoding."""
+    model, leases = make(), []
     for number in range(rng.randint(2, 16)):
         end = rng.randint(1, len(tokens))
         own = [*tokens[:end], number % 7]  # their beginnings agree, their ends do not
-        leases.append(engine.router.admit(own, namespace=number % 3))
+        leases.append(model.router.admit(own, namespace=number % 3))
         if start := rng.choice([0, end, rng.randint(0, end)]):
-            yield from engine.compute(leases[-1], most=start)
+            yield from compute(model, leases[-1], most=start)
     rng.shuffle(leases)
-    yield from engine.compute(*leases)
+    yield from compute(model, *leases)
 
 
 def same_prompt_at_once(
     make: Make, tokens: list[int], rng: random.Random
 ) -> Iterator[Seen]:
     """Two requests compute the same; one takes over the other's pages and goes on."""
-    engine = make()
-    leases = [engine.router.admit(tokens) for _ in range(2)]
+    model = make()
+    leases = [model.router.admit(tokens) for _ in range(2)]
     for lease in leases:
-        yield from engine.compute(lease, most=2 * len(tokens) // 3)
-        engine.router.commit(lease)
+        yield from compute(model, lease, most=2 * len(tokens) // 3)
+        model.router.commit(lease)
     # whoever gets the pages given back
-    engine.serve([(token + 1) % 7 for token in tokens])
-    yield from engine.compute(*leases)
+    serve(model, [(token + 1) % 7 for token in tokens])
+    yield from compute(model, *leases)
 
 
 def evicted_and_computed_again(
@@ -178,7 +130,7 @@ def evicted_and_computed_again(
 ) -> Iterator[Seen]:
     """Three prompts push each other out of a pool that has room for one and a half."""
     n_pages = -(-len(tokens) // make().router.page_size)
-    engine = make(n_pages=n_pages + n_pages // 2)
+    model = make(n_pages=n_pages + n_pages // 2)
     prompts = [
         tokens,
         tokens[::-1],
@@ -186,40 +138,40 @@ def evicted_and_computed_again(
     ]
     for _ in range(2):
         for prompt in prompts:
-            yield from engine.serve(prompt)
+            yield from serve(model, prompt)
 
 
 def forks(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
     """Three branches of one prompt, each with words of its own, decoded together."""
-    engine = make()
-    lease = engine.router.admit(tokens, max_new_tokens=4)
-    engine.compute(lease)
-    branches = [lease, *(engine.fork(lease, 4) for _ in range(2))]
+    model = make()
+    lease = model.router.admit(tokens, max_new_tokens=4)
+    compute(model, lease)
+    branches = [lease, *(model.fork(lease, 4) for _ in range(2))]
     for _ in range(4):
         for number, branch in enumerate(branches):
             branch.append(rng.randrange(5) + number)
-        yield from engine.compute(*branches)
+        yield from compute(model, *branches)
 
 
 def two_tenants(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
     """The same prompt in two namespaces, the second computed after the first."""
-    engine = make()
+    model = make()
     for tenant in ("one", "two"):
-        yield from engine.serve(tokens, tenant)
+        yield from serve(model, tokens, tenant)
 
 
 def changed_weights(
     make: Make, tokens: list[int], rng: random.Random
 ) -> Iterator[Seen]:
     """The weights change, the cache is flushed, and the same prompt comes again."""
-    engine, prompt = make(), [tokens[-1], *tokens, tokens[0]]  # of no other state
-    engine.serve(prompt)
-    weight = engine.executor.decoder.layers[0].self_attn.v_proj.weight
+    model, prompt = make(), [tokens[-1], *tokens, tokens[0]]  # of no other state
+    serve(model, prompt)
+    weight = model.model.model.layers[0].self_attn.v_proj.weight
     before = weight.clone()
     try:
         weight *= 1.01
-        engine.flush()
-        yield from engine.serve(prompt)
+        model.flush()
+        yield from serve(model, prompt)
     finally:
         weight.copy_(before)
 
@@ -267,21 +219,19 @@ def compare_states(
     page_size: int = 16,
     seed: int = 0,
     states: Sequence[str] = tuple(CACHE_STATES),
-    engine: type[Engine] = Engine,
-    **parts: Any,
+    model_type: type[RadixAttentionModel] = RadixAttentionModel,
 ) -> Iterator[tuple[str, Total]]:
-    """Run each state, and compare what it saw with Hugging Face's forward of the same
-    tokens.
+    """Run each state, and compare what it saw with Hugging Face's forward.
 
-    `parts` name other types for an `Engine`. The arithmetic is the one in force where
-    the iterator is advanced.
+    Every request runs on a `model_type` of its own around `model`. The arithmetic is
+    the one in force where the iterator is advanced.
     """
     expected: dict[tuple[int, ...], Tensor] = {}
 
-    def make(n_pages: int | None = None) -> Engine:
+    def make(n_pages: int | None = None) -> RadixAttentionModel:
         # for all that a state may have at once
         room = 40 * -(-(len(tokens) + 16) // page_size)
-        return engine(model, page_size, n_pages or room, **parts)
+        return model_type(model, None, page_size=page_size, n_pages=n_pages or room)
 
     for name in states:
         comparisons = []

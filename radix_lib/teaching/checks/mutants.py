@@ -1,5 +1,4 @@
-"""Chapter 11: broken on purpose. A gallery of faulty executors and caches, and what
-catches each.
+"""Chapter 11: broken on purpose. Faulty executors and caches, and what catches each.
 
 Every fault is one small change to a part that is right. `examine` runs all cache states
 with it, and says what integrity checks, a tolerance, greedy tokens and bits have to
@@ -24,30 +23,31 @@ from radix_lib.batch_invariance import batch_invariant
 from radix_lib.executor import AttentionExecutor, Batch, Chunk, Group
 from radix_lib.page_manager import KVPool
 from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.radix_tree import Match, pack_tokens
 from radix_lib.router import Lease, Router
 from radix_lib.teaching.checks.cache_states import (
     CACHE_STATES,
-    Engine,
-    Seen,
     compare_states,
+    serve,
 )
 
 TOLERANCE = 1e-3  # of a logit: generous, and still in use
 
 
-class Watched(Engine):
-    """An engine whose router is checked after every step. What is broken is noted in
-    `broken`.
+class Watched(RadixAttentionModel):
+    """A model whose router is checked before and after every step.
+
+    What is broken is noted in `broken`.
     """
 
     broken: ClassVar[list[str]] = []
 
-    def compute(self, *leases: Lease, most: int | None = None) -> list[Seen]:
+    def step(self, *args: Any, **options: Any) -> T:
         self._check()
-        seen = super().compute(*leases, most=most)
+        logits = super().step(*args, **options)
         self._check()
-        return seen
+        return logits
 
     def _check(self) -> None:
         try:
@@ -212,7 +212,7 @@ class WholeEdgeTaken(RadixCache):
 class TailShared(Watched):
     """Forks write into one and the same last page."""
 
-    def fork(self, lease: Lease, max_new_tokens: int) -> Lease:
+    def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         fork = super().fork(lease, max_new_tokens)
         fork.page_table[lease.n_shared] = lease.page_table[lease.n_shared]
         return fork
@@ -226,12 +226,18 @@ class NeverFlushes(Watched):
 
 
 class Mutant(NamedTuple):
-    """One fault: what is wrong, in a sentence, and the broken part for
-    `compare_states`.
-    """
+    """One fault: what is wrong, in a sentence, and the broken part, by its kind."""
 
     what: str
     parts: dict[str, Any]
+
+    @property
+    def model_type(self) -> type[RadixAttentionModel]:
+        """A watched model that is made of it."""
+        parts = dict(self.parts)
+        base = parts.pop("model", Watched)
+        types = {f"{kind}_type": part for kind, part in parts.items()}
+        return type(base.__name__, (base,), types)
 
 
 _BROKEN: dict[str, list[type]] = {
@@ -248,7 +254,7 @@ _BROKEN: dict[str, list[type]] = {
     "pool": [HeadsMispaired, OneLayerInBfloat16, LastBitFlipped],
     "cache": [NeverLocks, OneRootForAll, WholeEdgeTaken],
     "router": [DuplicatesStillReferenced, OneTokenTooMany],
-    "engine": [TailShared, NeverFlushes],
+    "model": [TailShared, NeverFlushes],
 }
 
 #: All of them: "positions restart", "mask one too far", …
@@ -292,21 +298,26 @@ def examine(
     states: Sequence[str] = tuple(CACHE_STATES),
 ) -> Finding:
     """Run the states with a mutant's parts, in batch-invariant arithmetic."""
-    parts = {"engine": Watched} | mutant.parts
+    model_type = mutant.model_type
     Watched.broken.clear()
     totals, errors, left = [], [], list(states)
     with batch_invariant():
         while left:
             try:
                 for _, found in compare_states(
-                    model, tokens, page_size=page_size, states=tuple(left), **parts
+                    model,
+                    tokens,
+                    page_size=page_size,
+                    states=tuple(left),
+                    model_type=model_type,
                 ):
                     totals.append(found)
                     del left[0]
             except Exception as error:  # a finding; the states after it still run
                 errors.append(f"{left.pop(0)}: {error}")
         try:
-            isolated = _tenants_are_apart(model, tokens, page_size, parts)
+            small = model_type(model, None, page_size=page_size, n_pages=64)
+            isolated = _tenants_are_apart(small, tokens)
         except Exception as error:
             isolated = True
             errors.append(f"full hit: {error}")
@@ -321,16 +332,11 @@ def examine(
     )
 
 
-def _tenants_are_apart(
-    model: Any, tokens: Sequence[int], page_size: int, parts: dict[str, Any]
-) -> bool:
-    """What one tenant has cached, another must not find, though the numbers are the
-    same.
-    """
-    others = {name: part for name, part in parts.items() if name != "engine"}
-    engine = parts["engine"](model, page_size, **others)
+def _tenants_are_apart(model: RadixAttentionModel, tokens: Sequence[int]) -> bool:
+    """What one tenant has cached, another must not find, though the numbers agree."""
+    page_size = model.router.page_size
     whole = tokens[: len(tokens) // page_size * page_size]
     for _ in range(2):
-        engine.serve(whole, "one")
-    with engine.router.admit(whole, "two") as lease:
+        serve(model, whole, "one")
+    with model.router.admit(whole, "two") as lease:
         return lease.n_cached == 0
