@@ -2,12 +2,12 @@
 # For GNU make 3.81 or newer with a POSIX shell; README.md says what to type without them.
 #
 #   PYTHON=/path/to/python   use an environment that you made; nothing is installed into it
-#   ARGS=…                   more arguments for JupyterLab (lab), pytest (test, test-long) or
-#                            the notebooks to re-execute (refresh)
+#   ARGS=…                   more arguments for JupyterLab (lab), pytest (quick, test, test-long)
+#                            or the notebooks to re-execute (refresh)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-long verify refresh gallery bench clean environment model
+.PHONY: help lab quick test test-long verify refresh gallery bench clean environment model
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -18,9 +18,13 @@ else
 PY := $(VENV)/bin/python
 endif
 
+# Python, with torch's threads told how to wait for each other, unless the user has told them.
+RUN = env `"$(PY)" -m radix_lib._openmp` "$(PY)"
+
 help:
 	@echo 'make lab        open the course in JupyterLab (the first time: installs it, 5 to 10 minutes)'
-	@echo 'make test       lint, types, tests, and every notebook run and compared'
+	@echo 'make quick      lint, format and the tests of the control plane: under a minute'
+	@echo 'make test       the same, types, all tests, and every notebook run and compared'
 	@echo 'make test-long  the tests that take minutes'
 	@echo 'make verify     compare all logits in all cache states with Hugging Face, bit by bit'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
@@ -29,27 +33,33 @@ help:
 	@echo 'make clean      remove .venv, build and the caches of tools; the prepared model stays'
 
 lab: model
-	"$(PY)" -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+	$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+
+quick: environment
+	"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
+	"$(PY)" -m pytest tests/control $(ARGS)
 
 test: model
 	"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
 	"$(PY)" -m mypy
-	"$(PY)" -m pytest --nbval $(ARGS)
+	$(RUN) -m pytest --nbval $(ARGS)
 
 test-long: model
-	"$(PY)" -m pytest --nbval -m long $(ARGS)
+	$(RUN) -m pytest --nbval -m long $(ARGS)
 
 verify: model
-	"$(PY)" -m radix_lib --exact $(ARGS)
+	$(RUN) -m radix_lib --exact $(ARGS)
 
 refresh: model
-	"$(PY)" tests/tools/refresh.py $(ARGS)
+	$(RUN) -m tests.tools.refresh $(ARGS)
 
 gallery: environment
-	"$(PY)" tests/tools/gallery.py $(ARGS)
+	"$(PY)" -m tests.tools.gallery $(ARGS)
 
 bench: model
-	"$(PY)" tests/tools/benchmarks/bench_executor.py
+	$(RUN) tests/tools/benchmarks/bench_executor.py $(ARGS)
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -59,8 +69,16 @@ clean:
 model: environment
 	@"$(PY)" -m radix_lib.model_loader
 
-# radix_lib must be installed from this very folder. (-P: what is installed counts, not what lies here.)
+# radix_lib must be installed from this very folder: -P, since what lies here does not count, and -E,
+# since what PYTHONPATH names does not. But no other may come before it.
 HERE = from importlib.util import find_spec; from os.path import samefile; samefile(find_spec("radix_lib").origin, "radix_lib/__init__.py") or exit(1)
+
+define NO_OTHER
+"$(PY)" -P -c '$(HERE)' >/dev/null 2>&1 || { \
+  echo "PYTHONPATH=$$PYTHONPATH puts another radix_lib before the one in this folder."; \
+  echo 'Run "unset PYTHONPATH", then this again.'; \
+  exit 1; }
+endef
 
 ifdef PYTHON
 
@@ -68,7 +86,7 @@ HAS_ALL = import re; from importlib.metadata import requires, version; [version(
 
 environment:
 	@"$(PY)" --version >/dev/null 2>&1 || { echo 'PYTHON=$(PYTHON) is no Python that runs here.'; exit 1; }
-	@"$(PY)" -P -c '$(HERE); $(HAS_ALL)' >/dev/null 2>&1 || { \
+	@"$(PY)" -P -E -c '$(HERE); $(HAS_ALL)' >/dev/null 2>&1 || { \
 	  echo 'PYTHON=$(PYTHON) ($(shell "$(PYTHON)" --version 2>&1)) lacks what the course needs:'; \
 	  echo 'Python 3.11 to 3.14 and the packages of pyproject.toml. If it is an environment of your own, run in this folder'; \
 	  echo; \
@@ -76,13 +94,32 @@ environment:
 	  echo; \
 	  echo 'or leave PYTHON away, and make prepares an environment of its own in $(VENV).'; \
 	  exit 1; }
+	@$(NO_OTHER)
 
 else
 
 environment: $(STAMP)
-	@"$(PY)" -P -c '$(HERE)' >/dev/null 2>&1 || { \
+	@"$(PY)" -P -E -c '$(HERE)' >/dev/null 2>&1 || { \
 	  echo 'This folder was moved, or the Python of $(VENV) is gone: run "make clean", then this again.'; \
 	  exit 1; }
+	@$(NO_OTHER)
+
+# PyPI's torch for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, PyTorch's own index of
+# CPU builds is asked for the same version, unless the user has told pip where to look. If it does not
+# answer in a few seconds, pip finds torch as it always does.
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
+TOLD_WHERE_TO_LOOK = "$(PY)" -m pip config list | grep -q -E '^[^=]*(index|find-links)'
+ASK = timeout 10 "$(PY)" -m pip index versions --timeout 5 --retries 0 --index-url $(CPU_BUILDS) torch
+
+define CPU_BUILD
+if test "`uname -s`" = Linux && ! nvidia-smi -L >/dev/null 2>&1 && ! $(TOLD_WHERE_TO_LOOK); then \
+  torch=`sed -n 's/^ *"\(torch==.*\)",/\1/p' pyproject.toml`; \
+  echo "There is no NVIDIA GPU: asking $(CPU_BUILDS) for $$torch"; \
+  $(ASK) 2>/dev/null | grep -q -F "$${torch#torch==}" && \
+  "$(PY)" -m pip install --disable-pip-version-check --no-deps --index-url $(CPU_BUILDS) "$$torch" || \
+  echo 'It has none, or does not answer: pip takes torch from where it looks by itself.'; \
+fi
+endef
 
 FITS = import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 
@@ -106,6 +143,7 @@ $(STAMP): pyproject.toml
 	  test "$$found" || echo '    no Python at all'; \
 	  echo 'Install one (python.org, your package manager, conda), or name one: make lab PYTHON=/path/to/python'; \
 	  exit 1; }
+	@$(CPU_BUILD)
 	"$(PY)" -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch '$@'
 

@@ -23,9 +23,8 @@ from tests.support.course import COURSE, ROOT, Chapter
 
 YML = (ROOT / "environment.yml").read_text(encoding="utf-8")
 ENVIRONMENT = yaml.safe_load(YML)
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
-    "project"
-]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 
 CONDA = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
 (PIP,) = [part["pip"] for part in ENVIRONMENT["dependencies"] if isinstance(part, dict)]
@@ -56,6 +55,11 @@ def test_environment_yml_has_pyprojects_packages_and_versions() -> None:
 def test_what_checks_the_course_includes_the_course() -> None:
     assert THE_COURSE == "radix_lib[course]"
     assert not by_name(PINNED).keys() & by_name(DEV).keys()
+
+
+def test_the_quick_checks_use_the_same_versions() -> None:
+    quick = by_name(PYPROJECT["dependency-groups"]["quick"])
+    assert quick.items() <= by_name(PINNED + DEV).items()
 
 
 @pytest.mark.parametrize("spec", NEEDED)
