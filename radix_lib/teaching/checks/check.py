@@ -56,8 +56,7 @@ def _watched(subject: Any) -> Any:
 
 
 def cases(*pairs: tuple[tuple[Any, ...], Any]) -> Callable[[Callable[..., Any]], None]:
-    """A contract: the function gives these results, each written as (arguments,
-    result).
+    """A contract: the function gives these results, each (arguments, result).
 
     >>> check("doubles", cases(((2,), 4), ((3,), 6)), lambda n: n + 2)
     ✗ doubles: f(3) is 5, not 6

@@ -75,15 +75,12 @@ class PrefixOracle:
     def insert(
         self, tokens: Sequence[int], pages: Iterable[int], namespace: Hashable = None
     ) -> list[int]:
-        """Remember all prefixes of `tokens`; return the pages of those remembered
-        before.
-        """
+        """Remember all prefixes of `tokens`; return the pages of those known before."""
         self.clock += 1
         known = self.peek(tokens, namespace)
         for prefix, page in zip(self.prefixes(tokens, namespace), pages, strict=False):
-            self.pages.setdefault(
-                prefix, Page(page, created=self.clock)
-            ).last_use = self.clock
+            kept = self.pages.setdefault(prefix, Page(page, created=self.clock))
+            kept.last_use = self.clock
         return known
 
     def is_locked(self, prefix: Prefix) -> bool:
@@ -95,19 +92,16 @@ class PrefixOracle:
         )
 
     def may_go(self) -> list[Prefix]:
-        """The prefixes that may be evicted now: not locked, and not continued by
-        another.
-        """
+        """The prefixes that may be evicted now: not locked, not continued."""
         continued = {(space, tokens[: -self.page_size]) for space, tokens in self.pages}
         return [p for p in self.pages if p not in continued and not self.is_locked(p)]
 
     def evict(self, n_pages: int) -> list[int]:
         """Forget `n_pages`, one after another, and return their ids."""
+        order = EVICTION_ORDER[self.policy]
         evicted = []
         for _ in range(n_pages):
-            first = min(
-                self.may_go(), key=lambda p: EVICTION_ORDER[self.policy](self.pages[p])
-            )
+            first = min(self.may_go(), key=lambda prefix: order(self.pages[prefix]))
             evicted.append(self.pages.pop(first).id)
         return evicted
 

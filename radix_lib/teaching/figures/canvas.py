@@ -67,9 +67,7 @@ class Canvas:
         rest: str = theme.PAPER,
         width: float = 1.0,
     ) -> None:
-        """A rectangle. `level` is how far from the left it is filled; what is left has
-        `rest`.
-        """
+        """A rectangle, filled from the left up to `level`; what is left has `rest`."""
         if level < 1:
             self._place(x, y, w, h, color="transparent", style="filled", fillcolor=rest)
             self._place(
@@ -121,7 +119,7 @@ class Canvas:
             label=graphviz.nohtml(end.join(lines) + end),
             fontsize=f"{size:g}",
             fontcolor=color,
-            fontname=(theme.MONO if mono else theme.SANS) + "-Bold" * bold,
+            fontname=_font(mono, bold),
         )
 
     def line(
@@ -132,13 +130,15 @@ class Canvas:
         arrow: bool = False,
     ) -> None:
         """A line through points, with an arrow at its end if asked for."""
-        *start, (x0, y0), (x, y) = points
-        tip = f"e,{x:.5g},{-y:.5g} " * arrow
-        # the line stops where it begins
-        back = 8 / math.hypot(x - x0, y - y0) if arrow else 0
-        ways = [*start, (x0, y0), (x - (x - x0) * back, y - (y - y0) * back)]
-        at = [f"{x:.5g},{-y:.5g}" for x, y in ways]
-        path = tip + at[0] + "".join(f" {a} {b} {b}" for a, b in pairwise(at))
+        path = ""
+        if arrow:
+            *start, (x0, y0), (x, y) = points
+            path = f"e,{x:.5g},{-y:.5g} "
+            # the line ends where the arrow begins
+            back = 8 / math.hypot(x - x0, y - y0)
+            points = (*start, (x0, y0), (x - (x - x0) * back, y - (y - y0) * back))
+        at = [f"{x:.5g},{-y:.5g}" for x, y in points]
+        path += at[0] + "".join(f" {a} {b} {b}" for a, b in pairwise(at))
         look = {
             "dir": "forward" if arrow else "none",
             "arrowsize": "0.7",
@@ -146,12 +146,18 @@ class Canvas:
         }
         self.graph.edge("sheet", "sheet", pos=path, penwidth=f"{width:g}", **look)
 
+    def heading(self, width: float, caption: str, gap: float = 8) -> float:
+        """The caption of a figure, in bold lines at its top. Returns where it ends."""
+        if not caption:
+            return MARGIN
+        lines = textwrap.wrap(caption, int(width / 6.2))
+        self.write(MARGIN, MARGIN, width, "\n".join(lines), size=12, bold=True)
+        return MARGIN + 14.4 * len(lines) + gap
+
     def legend(
         self, x: float, y: float, states: Iterable[str], renamed: dict[str, str]
     ) -> float:
-        """What the colours mean, for the states that a figure shows. Returns where it
-        ends.
-        """
+        """What the colours of `states` mean. Returns where it ends on the right."""
         for name in [name for name in theme.STATES if name in states]:
             state = theme.STATES[name]
             word = renamed.get(name, state.word)
@@ -163,17 +169,21 @@ class Canvas:
 
     def figure(self, width: float, height: float, text: str, alt: str) -> Figure:
         """The finished figure, `width` × `height` px."""
-        w, h = math.ceil(width), math.ceil(height)
+        w = math.ceil(width)
+        h = math.ceil(height)
         self.graph.node("sheet", pos="0,0", width="0", height="0", style="invis")
         self.graph.graph_attr["viewport"] = f"{w},{h},1,{w / 2},{-h / 2}"
         return Figure(self.graph.source, text, alt)
 
 
+def _font(mono: bool, bold: bool) -> str:
+    name = theme.MONO if mono else theme.SANS
+    return f"{name}-Bold" if bold else name
+
+
 @dataclass
 class Part:
-    """A part of a figure; `paint` draws it with its top left corner at `x`, `y` of a
-    canvas.
-    """
+    """A part of a figure; `paint` draws it with its top left corner at `x`, `y`."""
 
     title: str
     width: float
@@ -187,25 +197,22 @@ class Part:
 
 
 def compose(parts: Sequence[Part], caption: str = "", counters: str = "") -> Figure:
-    """One figure of several parts, one below the other; more than one have their
-    titles.
-    """
-    canvas, titled = Canvas(), len(parts) > 1
+    """One figure of several parts, one below the other, each with its title."""
+    canvas = Canvas()
+    has_titles = len(parts) > 1
     room = theme.WIDTH - 2 * MARGIN
-    wide = max(
-        max(part.width for part in parts), min(7 * len(caption), room), 480 * titled
-    )
-    heading = textwrap.wrap(caption, int(wide / 6.2))
-    canvas.write(MARGIN, MARGIN, wide, "\n".join(heading), size=12, bold=True)
-    y = MARGIN + 14.4 * len(heading) + 8 * bool(heading)
-    canvas.write(MARGIN, y, wide, counters, size=12)
-    y += 24 * bool(counters)
+    wide = max(*(part.width for part in parts), min(7 * len(caption), room))
+    if has_titles:
+        wide = max(wide, 480)
+    y = canvas.heading(wide, caption)
+    if counters:
+        canvas.write(MARGIN, y, wide, counters, size=12)
+        y += 24
     for part in parts:
-        if titled:
+        if has_titles:
             canvas.line((MARGIN, y), (MARGIN + wide, y), width=0.6)
-            canvas.write(
-                MARGIN, y + 5, 200, part.title.upper(), size=10, color=theme.MUTED
-            )
+            title = part.title.upper()
+            canvas.write(MARGIN, y + 5, 200, title, size=10, color=theme.MUTED)
             y += 21
         part.paint(canvas, MARGIN, y)
         y += part.height + 10
@@ -216,8 +223,8 @@ def compose(parts: Sequence[Part], caption: str = "", counters: str = "") -> Fig
         }
         wide = max(wide, canvas.legend(MARGIN, y, states, renamed) - MARGIN)
         y += 24
-    said = [f"{text.rstrip('.')}." for text in (caption, counters) if text]
-    alt = " ".join([*said, *(part.words for part in parts)])
     lines = [text for text in (caption, counters) if text]
+    said = [f"{text.rstrip('.')}." for text in lines]
+    alt = " ".join([*said, *(part.words for part in parts)])
     text = "\n".join(lines + [line for part in parts for line in part.lines])
     return canvas.figure(wide + 2 * MARGIN, y + 2, text, shorten(alt, 2000))

@@ -17,6 +17,11 @@ NEEDS = [
     for before in chapter["needs"]
 ]
 
+# The map of the chapters: px of a box, and from one to the next.
+CHAPTER_BOX = (128, 40)
+CHAPTER_STEP = (176, 64)
+IN_A_ROW = 4
+
 #: Chapter, name, what it does; left, top, width in px. All are 44 px high.
 PARTS: list[tuple[int, str, str, int, int, int]] = [
     (9, "workloads", "prompts sharing prefixes", 12, 62, 164),
@@ -97,22 +102,27 @@ def _paint_box(
     border = "dashed" if chapter in OPTIONAL else "solid"
     if here is not None and chapter > here:
         border = "faint"
-    fill, width = (theme.LIT, 3.0) if chapter == here else (theme.PAPER, 1.0)
-    canvas.box(x, y, w, h, fill, border=border, width=width)
+    if chapter == here:
+        canvas.box(x, y, w, h, theme.LIT, border=border, width=3)
+    else:
+        canvas.box(x, y, w, h, border=border)
 
 
 def chapter_map(here: int | None = None) -> Figure:
     """Draw which chapter needs which; dashed ones are optional."""
     canvas = Canvas()
-    w, h = 128, 40
-    dx, dy = 176, 64
-    places = [(MARGIN + n % 4 * dx, MARGIN + n // 4 * dy) for n in range(len(CHAPTERS))]
+    w, h = CHAPTER_BOX
+    dx, dy = CHAPTER_STEP
+    places = [
+        (MARGIN + n % IN_A_ROW * dx, MARGIN + n // IN_A_ROW * dy)
+        for n in range(len(CHAPTERS))
+    ]
+    middles = [(x + w / 2, y + h / 2) for x, y in places]
     for before, after in NEEDS:
-        (x, y), (to_x, to_y) = (
-            (left + w / 2, top + h / 2) for left, top in (places[before], places[after])
-        )
-        middle = (y + to_y) / 2
-        bend = [(x, middle), (to_x, middle)] if x != to_x else []
+        x, y = middles[before]
+        to_x, to_y = middles[after]
+        turn = (y + to_y) / 2
+        bend = [(x, turn), (to_x, turn)] if x != to_x else []
         style = "dashed" if after in OPTIONAL else "solid"
         canvas.line((x, y), *bend, (to_x, to_y), style=style)
     for n, (x, y) in enumerate(places):
@@ -128,9 +138,8 @@ def chapter_map(here: int | None = None) -> Figure:
     aside = ", ".join(f"{n:02}" for n in sorted(OPTIONAL))
     alt = f"The chapters, each after those that it needs: {ways}. Optional: {aside}."
     height = places[-1][1] + h + MARGIN
-    return canvas.figure(
-        2 * MARGIN + 3 * dx + w, height, "\n".join([*lines, ways]), alt
-    )
+    width = 2 * MARGIN + (IN_A_ROW - 1) * dx + w
+    return canvas.figure(width, height, "\n".join([*lines, ways]), alt)
 
 
 def _ways() -> list[list[int]]:

@@ -1,5 +1,4 @@
-"""Pictures that show everywhere: SVG, PNG and an ASCII drawing, with alt text, always
-the same.
+"""Pictures that show everywhere: SVG, PNG and an ASCII drawing, with alt text.
 
 A notebook that is not trusted shows the PNG, a terminal the drawing, everything else
 the SVG. All rendering goes through `render`: another engine would take its place there.
@@ -22,7 +21,8 @@ from PIL import Image, ImageColor
 
 from radix_lib.teaching.figures import theme
 
-ENGINE, ENGINE_PIN = "graphviz-pure", "graphviz-pure==0.2.2"
+ENGINE = "graphviz-pure"
+ENGINE_PIN = "graphviz-pure==0.2.2"
 # Pixels of the PNG to a pixel of the page. Beside 2 it is half the bytes: as crisp on a
 # plain screen, a little softer on a fine one, where a trusted notebook shows the SVG.
 SHARPNESS = 1.25
@@ -50,18 +50,17 @@ class MissingEngine(RuntimeError):
 
 
 def render(source: str, kind: str) -> bytes:
-    """Draw a graph whose nodes have places, as svg or png. Raises MissingEngine,
-    RuntimeError.
+    """Draw a graph whose nodes have places, as svg or png.
+
+    Raises MissingEngine, or RuntimeError for what cannot be drawn.
     """
-    # Beside this Python first: that folder need not be on the PATH of a notebook's
-    # kernel.
-    program = shutil.which(ENGINE, path=sysconfig.get_path("scripts")) or shutil.which(
-        ENGINE
-    )
+    # Beside this Python first: that folder need not be on the PATH of a kernel.
+    beside = shutil.which(ENGINE, path=sysconfig.get_path("scripts"))
+    program = beside or shutil.which(ENGINE)
     if program is None:
         raise MissingEngine
-    # -q: it warns of letters whose width it has to guess. -n2: nodes stay where `pos`
-    # puts them.
+    # -q: it warns of letters whose width it has to guess.
+    # -n2: nodes stay where `pos` puts them.
     command = [program, "-q", "-Kneato", "-n2", f"-T{kind}"]
     if kind == "png":
         command.append(f"-Gdpi={72 * SHARPNESS:g}")
@@ -76,9 +75,7 @@ def render(source: str, kind: str) -> bytes:
 
 
 class Picture:
-    """Something to see: `png`, the ASCII drawing `text`, and what is seen in words,
-    `alt`.
-    """
+    """Something to see: `png`, the ASCII drawing `text`, and in words `alt`."""
 
     png: bytes
 
@@ -92,9 +89,10 @@ class Picture:
     @property
     def html(self) -> str:
         """The picture for a page, as wide as there is room for it."""
-        size, source = self._size(), base64.b64encode(self.png).decode()
+        width, height = self._size()
+        source = base64.b64encode(self.png).decode()
         return (
-            f'<img style="max-width:100%;height:auto" width="{size[0]}" height="{size[1]}" '
+            f'<img style="max-width:100%;height:auto" width="{width}" height="{height}" '
             f'alt="{escape(self.alt)}" src="data:image/png;base64,{source}">'
         )
 
@@ -125,9 +123,7 @@ class Figure(Picture):
 
     @cached_property
     def svg(self) -> str:
-        """The figure as SVG: it shrinks in a narrow window and reads its alt text
-        out.
-        """
+        """The figure as SVG: it shrinks in a narrow window and speaks its alt text."""
         return tidy_svg(render(self.source, "svg").decode(), escape(self.alt))
 
     @cached_property
@@ -145,9 +141,7 @@ class Figure(Picture):
 
 
 def tidy_svg(svg: str, alt: str) -> str:
-    """Take out what a reader of the notebook has no use for, and put in the alt
-    text.
-    """
+    """Take out what a reader of the notebook has no use for; put in the alt text."""
     head = re.search(
         r'<svg width="(\S+?)pt" height="(\S+?)pt"\s+(viewBox="[^"]*")[^>]*>', svg
     )

@@ -1,6 +1,4 @@
-"""Words for figures: tokens as short visible text, lists of page ids, counts with their
-noun.
-"""
+"""Words for figures: tokens as short text, lists of page ids, counts with a noun."""
 
 from __future__ import annotations
 
@@ -38,19 +36,20 @@ def shorten(text: str, width: int) -> str:
     >>> shorten("You are a helpful assistant", 13)
     'You are…stant'
     """
-    head, tail = text[:width], text[-width // 2 :]
     if columns(text) <= width:
         return text
+    head = text[:width]
+    tail = text[-width // 2 :]
     while columns(head + tail) > width - 1:
-        head, tail = (
-            (head[:-1], tail) if len(head) > 1.4 * len(tail) else (head, tail[1:])
-        )
+        if len(head) > 1.4 * len(tail):
+            head = head[:-1]
+        else:
+            tail = tail[1:]
     return f"{head}…{tail}"
 
 
 def token_text(tokens: Sequence[int], width: int, decode: Decoder = None) -> str:
-    """The tokens of an edge in at most `width` columns: as text if it can be decoded,
-    else as ids.
+    """The tokens of an edge in `width` columns: as text if `decode` is given, or ids.
 
     >>> token_text([5, 6, 7, 8, 9, 10, 11, 12, 13], 12)
     '5 6 7 8 … 13'
@@ -61,7 +60,8 @@ def token_text(tokens: Sequence[int], width: int, decode: Decoder = None) -> str
         if len(tokens) > 2 * width:  # decoding a long edge whole is slow
             ends = [tokens[:width], tokens[-width:]]
         return shorten("…".join(visible(decode(list(end))) for end in ends), width)
-    text, head = " ".join(map(str, tokens)), list(map(str, tokens[:width]))
+    text = " ".join(map(str, tokens))
+    head = [str(token) for token in tokens[:width]]
     while len(text) > width and len(head) > 1:
         head.pop()
         text = " ".join([*head, "…", str(tokens[-1])])
@@ -89,7 +89,10 @@ def pages_named(pages: Iterable[int], most: int = 6) -> str:
     ('page 1', 'pages 1–3', 'no page')
     """
     ids = list(pages)
-    return f"page{'s' * (len(ids) > 1)} {id_ranges(ids, most)}" if ids else "no page"
+    if not ids:
+        return "no page"
+    noun = "page" if len(ids) == 1 else "pages"
+    return f"{noun} {id_ranges(ids, most)}"
 
 
 def count(n: int, noun: str) -> str:

@@ -49,15 +49,15 @@ class PoolSnapshot:
 
     @cached_property
     def marks(self) -> Marks:
-        """What was given, and what the pages tell by themselves: reused ones, private
-        ones.
-        """
+        """What was given, and what the pages tell: those reused, those of one alone."""
+        given = self.given
+        if self.tree is None:
+            shared = {page for page, n in enumerate(self.counts) if n > 1}
+            return Marks(given.hit | shared, given.new, given.evicted)
         size = self.page_size
         hit = {p for r in self.requests for p in r.pages[: r.n_cached // size]}
         own = {p for r in self.requests for p in r.pages[r.n_shared :]}
-        if self.tree is None:
-            hit, own = {page for page, n in enumerate(self.counts) if n > 1}, set()
-        return Marks(self.given.hit | hit, self.given.new | own, self.given.evicted)
+        return Marks(given.hit | hit, given.new | own, given.evicted)
 
     @cached_property
     def owners(self) -> dict[int, list[str]]:
@@ -91,8 +91,9 @@ class PoolSnapshot:
 
 
 def kind_of(thing: object) -> str:
-    """What a structure is, seen by what it has: a chapter draws the classes that it has
-    built.
+    """What a structure is, seen by what it has: a chapter draws classes of its own.
+
+    Raises ValueError for anything else.
     """
     marks = {
         "leases": "router",
@@ -113,13 +114,14 @@ def pool_snapshot(
     requests: Mapping[str, Holder] | None = None,
     given: Marks | None = None,
 ) -> PoolSnapshot:
-    """Pages, tree and requests as they are now. A router's leases are R1, R2 … unless
-    named.
-    """
-    kind, whole = kind_of(source), cast("Any", source)
+    """Pages, tree and requests as they are now; leases are R1, R2 … unless named."""
+    kind = kind_of(source)
+    whole = cast("Any", source)
     manager: PageManager = whole if kind == "manager" else whole.page_manager
-    cache = whole.cache if kind == "router" else whole
-    tree = letters_of(cache).view(cache) if kind != "manager" else None
+    tree = None
+    if kind != "manager":
+        cache = whole.cache if kind == "router" else whole
+        tree = letters_of(cache).view(cache)
     if requests is None:
         requests = names_of(whole) if kind == "router" else {}
     views = tuple(
@@ -141,9 +143,11 @@ def _request(name: str, holder: Holder, page_size: int) -> RequestSnapshot:
             lease.n_shared,
             tuple(lease.tokens),
         )
-    pages, n_tokens = (
-        holder if isinstance(holder, tuple) else (holder, len(holder) * page_size)
-    )
+    if isinstance(holder, tuple):
+        pages, n_tokens = holder
+    else:
+        pages = holder
+        n_tokens = len(holder) * page_size
     return RequestSnapshot(name, tuple(int(page) for page in pages), n_tokens, n_tokens)
 
 
@@ -152,9 +156,7 @@ _NUMBERS: weakref.WeakKeyDictionary[Router, count[int]] = weakref.WeakKeyDiction
 
 
 def names_of(router: Router) -> dict[str, Lease]:
-    """The live leases of a router by name: R1, R2 … in the order in which they were
-    first seen.
-    """
+    """The live leases of a router by name: R1, R2 … as they were first seen."""
     numbers = _NUMBERS.setdefault(router, count(1))
     for lease in router.leases:
         if lease not in _NAMES:

@@ -1,6 +1,4 @@
-"""The linked scene: tree, pages and requests of one moment, with the same ids and
-colours.
-"""
+"""The linked scene: tree, pages and requests, with the same ids and colours."""
 
 from __future__ import annotations
 
@@ -42,13 +40,13 @@ def draw_scene(
     tree = tree_part(
         pool.tree, pool.marks, ghosts=ghosts, decode=decode, limit=16, others=others
     )
-    rows = [rows_part(pool, decode)] if pool.requests else []
+    parts = [tree, strip_part(pool, limit=3 * IN_A_ROW)]
+    if pool.requests:
+        parts.append(rows_part(pool, decode))
     told = {
         "tokens reused": f"{sum(request.n_cached for request in pool.requests):,}",
         "pages free": f"{pool.counts.count(0):,} of {len(pool.counts):,}",
         **(counters or {}),
     }
     running = " · ".join(f"{name} {value}" for name, value in told.items())
-    return compose(
-        [tree, strip_part(pool, limit=3 * IN_A_ROW), *rows], caption, running
-    )
+    return compose(parts, caption, running)

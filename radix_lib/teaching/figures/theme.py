@@ -1,5 +1,4 @@
-"""One visual language: what each colour, mark and border means, in every figure and
-chart.
+"""One visual language: what each colour, mark and border means, in every figure.
 
 A colour means a state, and never alone: each state has a second mark, so that the
 pictures can be read in grey, in print and with any colour vision.
@@ -13,9 +12,8 @@ from typing import Any, NamedTuple
 TEXT = LINE = "#111111"
 MUTED = "#555555"  # labels that are not the point
 FAINT = "#8A8A8A"  # borders of what is not the point
-PAPER = (
-    "#FFFFFF"  # painted under every figure, so that a dark page does not shine through
-)
+# painted under every figure, so that a dark page does not shine through
+PAPER = "#FFFFFF"
 LIT = "#E3E3E3"  # where the reader is, on the maps, with a thick border
 
 
@@ -39,7 +37,9 @@ STATES: dict[str, State] = {
     "free": State("free", "#DDDDDD", "", "faint", ""),
 }
 
-SANS, MONO = "Helvetica", "Courier"  # the engine knows how wide their letters are
+# the engine knows how wide their letters are
+SANS = "Helvetica"
+MONO = "Courier"
 BROWSER_FONTS = (  # in their place
     "Arimo,Arial,Helvetica,'Liberation Sans',sans-serif",
     "Cousine,'Liberation Mono',Menlo,Consolas,monospace",
@@ -74,9 +74,8 @@ CHART_STYLE: dict[str, Any] = {
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "font.family": [
-        "DejaVu Sans"
-    ],  # it comes with matplotlib, so it is the same everywhere
+    # it comes with matplotlib, so it is the same everywhere
+    "font.family": ["DejaVu Sans"],
     "font.size": 10,
     "text.color": TEXT,
     "text.parse_math": False,

@@ -22,8 +22,7 @@ Name = tuple[Hashable, str]
 def choose(
     view: TreeSnapshot, ghosts: Sequence[NodeSnapshot], marks: Marks, limit: int
 ) -> tuple[list[NodeSnapshot], dict[Name, Counter[str]]]:
-    """At most `limit` nodes to draw, and how many nodes and pages are folded below
-    each.
+    """At most `limit` nodes to draw, and the nodes and pages folded below each.
 
     Nodes with a mark come first, with what leads to them, then those nearest to the
     root.
@@ -66,7 +65,8 @@ class TreeLayout:
         self.folds: dict[Name, tuple[int, int]] = {}
         self.roots: dict[Hashable, int] = {}
         self.n_rows = self.n_columns = 0
-        cuts, names = RadixTree(page_size), {name: None for name, _ in folds}
+        cuts = RadixTree(page_size)
+        names: dict[Hashable, None] = {name: None for name, _ in folds}
         for node in [*others, *nodes]:
             names[node.namespace] = None
             for key in (node.path, node.end):

@@ -1,5 +1,4 @@
-"""What a tree looks like at one moment, with a letter a node that stays with it from
-then on.
+"""What a tree looks like at one moment; each node has a letter that stays with it.
 
 A figure is drawn from views, never from the living tree: a moment can be kept and drawn
 later.
@@ -58,9 +57,7 @@ class Marks:
 
     @classmethod
     def of(cls, *states: Iterable[Any]) -> Marks:
-        """Hit, new and evicted, each from page ids, or from nodes whose pages are
-        meant.
-        """
+        """Hit, new and evicted, each from page ids or from nodes with pages."""
         ids = (
             [int(p) for x in items for p in getattr(x, "pages", (x,))]
             for items in states
@@ -71,22 +68,19 @@ class Marks:
         """The state that colours a page."""
         if not held:
             return "evicted" if page in self.evicted else "free"
-        return (
-            "new"
-            if page in self.new
-            else "hit"
-            if page in self.hit
-            else "locked"
-            if locked
-            else "idle"
-        )
+        if page in self.new:
+            return "new"
+        if page in self.hit:
+            return "hit"
+        return "locked" if locked else "idle"
 
     def of_node(self, node: NodeSnapshot) -> tuple[str, float]:
         """The state that colours a node, and how much of its edge is in that state."""
         if node.ghost:
             return "evicted", 1.0
         for state, pages in (("new", self.new), ("hit", self.hit)):
-            if n_pages := len(pages.intersection(node.pages)):
+            n_pages = len(pages.intersection(node.pages))
+            if n_pages:
                 return state, n_pages / len(node.pages)
         return ("locked" if node.lock_ref else "idle"), 1.0
 
@@ -133,14 +127,13 @@ class Letters:
             for ghost in _lost(old, now.get(old.letter))
         ]
         if gone:
-            self._gone, self.before = gone, tuple(self._seen.values())
+            self._gone = gone
+            self.before = tuple(self._seen.values())
         self._seen = now
         return TreeSnapshot(tree.page_size, tuple(now.values()))
 
     def ghosts(self, evicted: frozenset[int], view: TreeSnapshot) -> list[NodeSnapshot]:
-        """What was seen of the nodes that held the evicted pages and are gone, top
-        down.
-        """
+        """What was seen of the nodes that held the evicted pages, top down."""
         found: list[NodeSnapshot] = []
         for ghost in sorted(self._gone, key=lambda ghost: len(ghost.path)):
             page = len(ghost.edge) // len(ghost.pages)
@@ -160,12 +153,12 @@ def _lost(old: NodeSnapshot, new: NodeSnapshot | None) -> list[NodeSnapshot]:
     if new is None:
         return [replace(old, ghost=True)]
     edge = old.end[len(new.end) :]
+    if not edge:
+        return []
     n_pages = len(old.pages) * len(edge) // len(old.edge)
     pages = old.pages[len(old.pages) - n_pages :]
-    end = replace(
-        old, parent=old.letter, path=new.end, edge=edge, pages=pages, ghost=True
-    )
-    return [end] * bool(edge)
+    end = replace(old, parent=old.letter, path=new.end, edge=edge, pages=pages)
+    return [replace(end, ghost=True)]
 
 
 _LETTERS: weakref.WeakKeyDictionary[RadixTree, Letters] = weakref.WeakKeyDictionary()

@@ -32,20 +32,26 @@ class Frame:
     decode: Decoder = None
 
     def figure(self, frames: Sequence[Frame] = ()) -> Figure:
-        """The frame alone: tree, pages, requests. Nodes stand where they stand in
-        `frames`.
-        """
-        parts, counters = [self.tree_part(frames)], ""
-        if self.pool is not None:
-            parts.append(strip_part(self.pool, limit=3 * IN_A_ROW))
-            parts += [rows_part(self.pool, self.decode)] if self.pool.requests else []
-            counts, n_tree = self.pool.counts, len(pages_of(self.tree))
-            n_free, n_locked = counts.count(0), len(self.pool.locked)
-            counters = (
-                f"{count(len(counts), 'page')}: {n_free} free + {n_tree - n_locked} unlocked + "
-                f"{n_locked} locked + {len(counts) - n_free - n_tree} private"
-            )
-        return compose(parts, self.words, counters)
+        """The frame alone. Nodes stand where they stand in `frames`."""
+        parts = [self.tree_part(frames)]
+        if self.pool is None:
+            return compose(parts, self.words)
+        parts.append(strip_part(self.pool, limit=3 * IN_A_ROW))
+        if self.pool.requests:
+            parts.append(rows_part(self.pool, self.decode))
+        return compose(parts, self.words, self._counters(self.pool))
+
+    def _counters(self, pool: PoolSnapshot) -> str:
+        """The sum of four that is the pool."""
+        n_pages = len(pool.counts)
+        n_free = pool.counts.count(0)
+        n_locked = len(pool.locked)
+        n_unlocked = len(pages_of(self.tree)) - n_locked
+        n_private = n_pages - n_free - n_unlocked - n_locked
+        return (
+            f"{count(n_pages, 'page')}: {n_free} free + {n_unlocked} unlocked + "
+            f"{n_locked} locked + {n_private} private"
+        )
 
     def tree_part(self, frames: Sequence[Frame], room: float = ROOM) -> Part:
         """The tree, with the places of all nodes in `frames` kept free."""
@@ -63,10 +69,10 @@ class Frame:
 
 
 def film_strip(frames: Sequence[Frame], columns: int = 2, caption: str = "") -> Figure:
-    """The frames as one figure, each with its number and its words; at most `columns`
-    in a row.
+    """The frames as one figure, each with its number and its words.
 
-    A node stands at the same place in all of them. Wide trees get fewer columns.
+    At most `columns` stand in a row, fewer if the tree is wide. A node stands at the
+    same place in all of them. Raises ValueError if there is nothing to show.
     """
     if not frames or columns < 1:
         raise ValueError(
@@ -77,37 +83,34 @@ def film_strip(frames: Sequence[Frame], columns: int = 2, caption: str = "") -> 
     wide = max(room, *(part.width for part in parts))
     columns = max(1, min(columns, len(frames), int(1.5 * theme.WIDTH / wide)))
     words = [f"{i + 1}  {frame.words}" for i, frame in enumerate(frames)]
-    heads = [textwrap.wrap(text, int(wide / 5.8)) for text in words]
     canvas = Canvas()
     width = columns * (wide + GAP) - GAP
-    heading = textwrap.wrap(caption, int(width / 6.2))
-    canvas.write(MARGIN, MARGIN, width, "\n".join(heading), size=12, bold=True)
-    y = MARGIN + 14.4 * len(heading) + 7.6 * bool(heading)
+    y = canvas.heading(width, caption, gap=7.6)
     for start in range(0, len(frames), columns):
-        row = range(start, min(start + columns, len(frames)))
-        head = max(len(heads[i]) for i in row) * 13.2 + 6
-        for i in row:
-            x = MARGIN + (i - start) * (wide + GAP)
-            canvas.line((x, y), (x + wide, y), width=0.6)
-            canvas.write(x, y + 5, wide, "\n".join(heads[i]))
-            parts[i].paint(canvas, x, y + 5 + head)
-        y += head + max(parts[i].height for i in row) + 16
+        row = slice(start, start + columns)
+        y = _paint_frames(canvas, y, words[row], parts[row], wide)
     states = set().union(*(part.states for part in parts))
     canvas.legend(MARGIN, y, states, {})
-    told = [
-        f"Film strip of {count(len(frames), 'frame')}.",
-        *([f"{caption}."] * bool(caption)),
-    ]
-    alt = " ".join(
-        [*told, *(f"{text}." for text in words), f"At last: {parts[-1].words}"]
-    )
-    pairs = zip(words, parts, strict=True)
-    lines = [caption] * bool(caption)
-    lines += [
-        line
-        for text, part in pairs
-        for line in (*textwrap.wrap(text, 100), *part.lines)
-    ]
-    return canvas.figure(
-        width + 2 * MARGIN, y + 24, "\n".join(lines), shorten(alt, 2000)
-    )
+    lines = [caption] if caption else []
+    told = [f"Film strip of {count(len(frames), 'frame')}."]
+    told += [f"{text}." for text in [*lines, *words]]
+    told.append(f"At last: {parts[-1].words}")
+    for text, part in zip(words, parts, strict=True):
+        lines += [*textwrap.wrap(text, 100), *part.lines]
+    drawn = "\n".join(lines)
+    alt = shorten(" ".join(told), 2000)
+    return canvas.figure(width + 2 * MARGIN, y + 24, drawn, alt)
+
+
+def _paint_frames(
+    canvas: Canvas, y: float, words: list[str], parts: list[Part], wide: float
+) -> float:
+    """Paint frames side by side, under their words. Returns where they end."""
+    heads = [textwrap.wrap(text, int(wide / 5.8)) for text in words]
+    high = max(map(len, heads)) * 13.2 + 6
+    for i, part in enumerate(parts):
+        x = MARGIN + i * (wide + GAP)
+        canvas.line((x, y), (x + wide, y), width=0.6)
+        canvas.write(x, y + 5, wide, "\n".join(heads[i]))
+        part.paint(canvas, x, y + 5 + high)
+    return y + high + max(part.height for part in parts) + 16

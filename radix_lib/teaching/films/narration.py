@@ -1,6 +1,4 @@
-"""What an operation did, in words: told by comparing tree and pages before and after
-it.
-"""
+"""What an operation did, in words: tree and pages before it and after are compared."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ def pages_of(tree: TreeSnapshot) -> set[int]:
 
 
 class Narrator:
-    """Tells one operation: what it was `given`, its `result`, and what is different
-    afterwards.
+    """Tells one operation by what it was given, its result, and what is different.
 
     `requests` maps the leases of before and after to their names.
     """
@@ -33,7 +30,9 @@ class Narrator:
         pools: tuple[PoolSnapshot | None, PoolSnapshot | None],
         requests: Mapping[Any, str],
     ):
-        self.given, self.result, self.requests = given, result, requests
+        self.given = given
+        self.result = result
+        self.requests = requests
         before, after = trees
         self.page_size = after.page_size
         self.came = pages_of(after) - pages_of(before)
@@ -64,15 +63,11 @@ class Narrator:
             ]
 
     def tell(self, operation: str, alone: bool) -> str:
-        """The operation's name, what it did, and, if told `alone`, what changed on the
-        way.
-        """
+        """The operation and what it did; told `alone`, also what it did on the way."""
         words = [getattr(self, f"_{operation}")()]
         if alone:
-            splits = self.splits.items()
-            words += [
-                f"node {low} is split, {up} is its upper part" for up, low in splits
-            ]
+            for upper, lower in self.splits.items():
+                words.append(f"node {lower} is split, {upper} is its upper part")
         if alone and self.gone and operation != "evict":
             words.append(f"{_pages(self.gone)} evicted to make room")
         return f"{operation.partition('_')[0]}: {'; '.join(words)}"
@@ -86,23 +81,23 @@ class Narrator:
     def _match(self) -> str:
         asked, where = self._asked()
         if not asked:
-            return f"less than a page of {count(self.page_size, 'token')}, nothing to look for"
+            page = f"a page of {count(self.page_size, 'token')}"
+            return f"less than {page}, nothing to look for"
         return f"{len(self.result.pages)} of {count(asked, 'page')} found{where}"
 
     def _insert(self) -> str:
         asked, where = self._asked()
         if not asked:
-            return (
-                f"less than a page of {count(self.page_size, 'token')}, nothing to keep"
-            )
+            page = f"a page of {count(self.page_size, 'token')}"
+            return f"less than {page}, nothing to keep"
         known = self.result.pages.tolist()
         own = [int(page) for page in self.given["pages"][: len(known)]]
         words = [f"{len(known)} of {count(asked, 'page')} known{where}"]
         words += [f"{_pages(self.came)} new, as node {leaf}" for leaf in self.leaves]
-        duplicates = [
-            page for page, kept in zip(own, known, strict=True) if page != kept
-        ]
-        words += [_duplicates(duplicates, "not needed")] * bool(duplicates)
+        pairs = zip(own, known, strict=True)
+        duplicates = [page for page, kept in pairs if page != kept]
+        if duplicates:
+            words.append(_duplicates(duplicates, "not needed"))
         return ", ".join(words)
 
     def _insert_below(self) -> str:
@@ -119,10 +114,12 @@ class Narrator:
         )
 
     def _node(self) -> str:
-        node, path = self.given["node"], b""
+        node = self.given["node"]
         namespace = node.namespace
+        path = b""
         while node is not None:
-            path, node = node.key + path, node.parent
+            path = node.key + path
+            node = node.parent
         return f"node {self.letters[namespace, path]}" if path else "the root"
 
     def _evict(self) -> str:
@@ -136,10 +133,8 @@ class Narrator:
             if letter in self.old and len(node.end) < len(self.old[letter].end)
         ]
         words = [f"node {letter} is gone" for letter in gone]
-        return (
-            ", ".join([*words, *(f"node {letter} is shorter" for letter in cut)])
-            or "no node"
-        )
+        words += [f"node {letter} is shorter" for letter in cut]
+        return ", ".join(words) or "no node"
 
     def _allocate(self) -> str:
         return f"{_pages(self.result.tolist())} taken from the free ones"
@@ -151,10 +146,17 @@ class Narrator:
         return f"{self.requests[lease]} reuses {n_cached} and gets {own}"
 
     def _fork(self) -> str:
-        fork, lease = self.requests[self.result], self.requests[self.given["lease"]]
+        fork = self.requests[self.result]
+        lease = self.requests[self.given["lease"]]
         own = self.result.page_table[self.result.n_shared :].tolist()
         more = f" and gets {_pages(own)}" if own else ""
         return f"{fork} shares {count(self.result.n_shared, 'page')} with {lease}{more}"
+
+    def _grow(self) -> str:
+        name = self.requests[self.given["lease"]]
+        before, after = (tables[name] for tables in self.tables)
+        own = after[len(before) :]
+        return f"{name} gets {_pages(own)}" if own else f"{name} has room already"
 
     def _commit(self) -> str:
         name = self.requests[self.given["lease"]]
@@ -165,22 +167,23 @@ class Narrator:
             else f"nothing of {name} is new to the tree"
         ]
         own = [page for page, kept in zip(before, after, strict=True) if page != kept]
-        words += [_duplicates(own, "freed")] * bool(own)
+        if own:
+            words.append(_duplicates(own, "freed"))
         return ", ".join(words)
 
     def _finish(self) -> str:
         name = self.requests[self.given["lease"]]
         words = [f"{name} ends"]
-        words += [f"the tree keeps {_pages(self.came)}"] * bool(self.came)
+        if self.came:
+            words.append(f"the tree keeps {_pages(self.came)}")
         return ", ".join([*words, f"{_pages(self.freed)} free again"])
 
     _cancel = _finish
 
 
 def _duplicates(pages: list[int], done: str) -> str:
-    return (
-        f"{_pages(pages)} {done}: {'duplicates' if len(pages) > 1 else 'a duplicate'}"
-    )
+    noun = "duplicates" if len(pages) > 1 else "a duplicate"
+    return f"{_pages(pages)} {done}: {noun}"
 
 
 def _pages(pages: Iterable[int]) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from radix_lib.radix_cache import RadixCache
 
 OPERATIONS = {
-    "router": ("admit", "commit", "fork", "finish", "cancel"),
+    "router": ("admit", "commit", "fork", "grow", "finish", "cancel"),
     "cache": ("match", "insert", "insert_below", "lock", "unlock", "evict"),
     "tree": ("match", "insert"),
     "manager": ("allocate",),
@@ -53,8 +53,10 @@ class Recorder:
     def __init__(
         self, target: RadixTree | Router, *, decode: Decoder = None, steps: bool = False
     ):
-        self.target, self.decode = target, decode
-        self.kind, whole = kind_of(target), cast("Any", target)
+        self.target = target
+        self.decode = decode
+        self.kind = kind_of(target)
+        whole = cast("Any", target)
         self.tree: RadixTree = whole.cache if self.kind == "router" else whole
         self.frames: list[Frame] = []
         self._open: list[object] = []  # whose operation is under way
@@ -75,11 +77,9 @@ class Recorder:
         def recorded(*args: Any, **kwargs: Any) -> Any:
             if part in self._open:  # the operation of the same object is one step
                 return operation(*args, **kwargs)
-            n_frames, before, requests = (
-                len(self.frames),
-                self._look(),
-                self._requests(),
-            )
+            n_frames = len(self.frames)
+            before = self._look()
+            requests = self._requests()
             self._open.append(part)
             try:
                 result = operation(*args, **kwargs)
@@ -119,9 +119,7 @@ class Recorder:
         new: Iterable[object] = (),
         evicted: Iterable[object] = (),
     ) -> None:
-        """Make a frame of the state as it is now, for what happens outside tree and
-        router.
-        """
+        """Make a frame of the state as it is, for what happens outside the router."""
         given = Marks.of(hit, new, evicted)
         tree, pool = self._look(given)
         marks = pool.marks if pool else given
@@ -129,9 +127,7 @@ class Recorder:
         self.frames.append(Frame(words, tree, pool, marks, ghosts, self.decode))
 
     def merge(self, n_frames: int, words: str = "") -> None:
-        """Make one frame of all but the first `n_frames`, with the state as it is
-        now.
-        """
+        """Make one frame of all but the first `n_frames`, with the state as it is."""
         last = self.frames[n_frames:]
         del self.frames[n_frames:]
         marked = {

@@ -34,9 +34,7 @@ def decode(tokens: list[int]) -> str:
 
 
 def button(text: str, tooltip: str, action: Callable[[], None]) -> widgets.Button:
-    """A button as wide as its text, reached with Tab and pressed with Enter or
-    Space.
-    """
+    """A button as wide as its text; Tab reaches it, Enter and Space press it."""
     made = widgets.Button(description=text, tooltip=tooltip, layout={"width": "auto"})
     made.on_click(lambda _: action())
     return made
@@ -57,7 +55,8 @@ class Lab:
     """
 
     def __init__(self, rows: Sequence[Sequence[widgets.Widget]]):
-        self.message, self.refused = "", False
+        self.message = ""
+        self.refused = False
         self._message = widgets.HTML()
         self._picture = widgets.HTML(layout={"overflow": "auto hidden"})
         wrap = widgets.Layout(
@@ -65,6 +64,12 @@ class Lab:
         )
         boxes = [widgets.Box(list(row), layout=wrap) for row in rows]
         self.box = widgets.VBox([*boxes, self._message, self._picture])
+
+    def button(
+        self, text: str, tooltip: str, action: Callable[[], str]
+    ) -> widgets.Button:
+        """A button that does what a reader asks for, and shows what came of it."""
+        return button(text, tooltip, lambda: self.act(action))
 
     def draw(self) -> Picture:
         """The picture of the state as it is now: a figure or a chart."""
@@ -74,9 +79,7 @@ class Lab:
         """Raise AssertionError if the state is broken."""
 
     def act(self, action: Callable[..., str], *given: Any) -> None:
-        """Do what the reader asked for and show what came of it; a refusal is told in
-        words.
-        """
+        """Do what the reader asked for, and show what came of it or why it did not."""
         try:
             self.say(action(*given))
         except (ValueError, RuntimeError) as error:
@@ -86,18 +89,14 @@ class Lab:
 
     def say(self, message: str, refused: bool = False) -> None:
         """Put a message above the figure; one that refuses has a mark."""
-        self.message, self.refused = message, refused
-        mark = (
-            f"border-left:4px solid {STATES['evicted'].fill};padding-left:8px"
-            if refused
-            else ""
-        )
-        text = (
-            f"<b>Not done.</b> {html.escape(message)}"
-            if refused
-            else html.escape(message)
-        )
-        self._message.value = f'<div role="status" style="{TEXT};{mark}">{text}</div>'
+        self.message = message
+        self.refused = refused
+        text = html.escape(message)
+        look = f"{TEXT};"
+        if refused:
+            text = f"<b>Not done.</b> {text}"
+            look += f"border-left:4px solid {STATES['evicted'].fill};padding-left:8px"
+        self._message.value = f'<div role="status" style="{look}">{text}</div>'
 
     def show(self) -> None:
         """Draw the figure again."""
@@ -141,12 +140,11 @@ class Stepper(Lab):
             self.show()
 
     def record(self, frames: Sequence[Frame]) -> None:
-        """Replace the frames and go to the last one. Raises ValueError if there is
-        none.
-        """
+        """Replace the frames and go to the last. Raises ValueError if there is none."""
         if not frames:
             raise ValueError("There are no frames: record an operation first.")
-        self.frames, self._figures = list(frames), dict[int, Figure]()
+        self.frames = list(frames)
+        self._figures: dict[int, Figure] = {}
         for control in (self.slider, self.play):
             control.max = len(self.frames)
         self.slider.value = len(self.frames)

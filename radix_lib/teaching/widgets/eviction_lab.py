@@ -13,14 +13,12 @@ from radix_lib.teaching.widgets.base import Stepper, decode, encode, labelled
 
 
 def _chats() -> list[str]:
-    """Two conversations in turns, and each turn begins with all that was said
-    before.
-    """
-    ann, bob = "Ann: hello!", "Bob: morning"
-    turns = []
-    for more in ("", " How are you?", " And now?", " Bye."):
-        ann, bob = ann + more, bob + more
-        turns += [ann, bob]
+    """Two conversations in turns; a turn begins with all that was said before."""
+    said = ["Ann: hello!", "Bob: morning"]
+    turns = list(said)
+    for more in (" How are you?", " And now?", " Bye."):
+        said = [text + more for text in said]
+        turns += said
     return turns
 
 
@@ -74,36 +72,33 @@ class EvictionLab(Stepper):
         self.rates = {policy: self._run(policy) for policy in POLICIES}
         unlimited = self._run(self.policy.value, n_pages=1000)
         self.record(self._film.frames)
-        rates = " · ".join(
-            f"{policy} {rate:.0%}" for policy, rate in self.rates.items()
-        )
-        return f"Tokens reused: {rates}; with unlimited memory {unlimited:.0%}."
+        rates = [f"{policy} {rate:.0%}" for policy, rate in self.rates.items()]
+        told = " · ".join(rates)
+        return f"Tokens reused: {told}; with unlimited memory {unlimited:.0%}."
 
     def _run(self, policy: str, n_pages: int = 0) -> float:
-        """The share of tokens reused; the run with the chosen policy and capacity is
-        recorded.
+        """The share of tokens reused. The run of policy and capacity chosen is filmed.
+
+        `n_pages` are another capacity than the chosen one.
         """
         manager = PageManager(n_pages or self.capacity.value, PAGE_SIZE)
         router = Router(RadixCache(manager, policy))
-        filmed = policy == self.policy.value and not n_pages
-        film = Recorder(router, decode=decode) if filmed else None
-        texts, n_reused = WORKLOADS[self.workload.value], 0
+        film = None
+        if policy == self.policy.value and not n_pages:
+            film = self._film = Recorder(router, decode=decode)
+        texts = WORKLOADS[self.workload.value]
+        n_reused = 0
         for i, text in enumerate(texts):
-            n_cached, end = 0, "refused, the pool is too small for it"
             try:
                 with router.admit(encode(text)) as lease:
                     lease.advance(len(lease.pending))
             except (ValueError, OutOfPages):
-                pass
+                end = "refused, the pool is too small for it"
             else:
-                n_cached = lease.n_cached
-                end = f"{n_cached} of {lease.n_tokens} tokens reused"
-            n_reused += n_cached
+                n_reused += lease.n_cached
+                end = f"{lease.n_cached} of {lease.n_tokens} tokens reused"
             router.check_integrity()
             if film:
-                film.merge(
-                    i, f"{policy}, request {i + 1} of {len(texts)}: {text} – {end}"
-                )
-        if film:
-            self._film = film
+                request = f"request {i + 1} of {len(texts)}"
+                film.merge(i, f"{policy}, {request}: {text} – {end}")
         return n_reused / sum(len(encode(text)) for text in texts)

@@ -19,7 +19,7 @@ from radix_lib.teaching.figures.labels import count
 from radix_lib.teaching.figures.scene import draw_scene
 from radix_lib.teaching.films.film import film_strip
 from radix_lib.teaching.films.recorder import Recorder
-from radix_lib.teaching.widgets.base import TEXT, Lab, button, labelled
+from radix_lib.teaching.widgets.base import TEXT, Lab, labelled
 
 #: A chat that was never answered by a model: what `static` shows.
 STORY = [
@@ -38,7 +38,8 @@ class LiveChat(Lab):
     """
 
     def __init__(self, model: RadixAttentionModel, *, max_new_tokens: int = 48):
-        self.model, self.max_new_tokens = model, max_new_tokens
+        self.model = model
+        self.max_new_tokens = max_new_tokens
         self.task: asyncio.Task[None] | None = None  # the answer under way
         self.text = labelled(
             widgets.Text,
@@ -47,13 +48,9 @@ class LiveChat(Lab):
             value=STORY[0][1],
             placeholder="say something",
         )
-        self.send = button(
-            "send", "send what is in the box", lambda: self.act(self.start)
-        )
-        self.stop = button("stop", "stop the answer", lambda: self.act(self.halt))
-        self.clear = button(
-            "new chat", "forget the conversation", lambda: self.act(self.begin)
-        )
+        self.send = self.button("send", "send what is in the box", self.start)
+        self.stop = self.button("stop", "stop the answer", self.halt)
+        self.clear = self.button("new chat", "forget the conversation", self.begin)
         self._talk = widgets.HTML()
         super().__init__([[self.text, self.send, self.stop, self.clear]])
         self.box.children = (self._talk, *self.box.children)
@@ -216,7 +213,8 @@ def _words(error: Exception) -> str:
 
 def _counts(turn: Generation) -> str:
     prompt = count(turn.prompt_tokens, "token")
+    answer = count(len(turn.tokens), "token")
     return (
-        f"{turn.cached_tokens} of {prompt} reused, {turn.computed_tokens} computed; first token "
-        f"after {turn.first_token_seconds:.2f} s; {count(len(turn.tokens), 'token')} of answer"
+        f"{turn.cached_tokens} of {prompt} reused, {turn.computed_tokens} computed; "
+        f"first token after {turn.first_token_seconds:.2f} s; {answer} of answer"
     )

@@ -51,9 +51,7 @@ class PageExplorer(Lab):
         self.write = button(
             "write a token", "add one token to the request", lambda: self._try("write")
         )
-        self.undo = button(
-            "undo", "take the last fork or write back", lambda: self.act(self._pop)
-        )
+        self.undo = self.button("undo", "take the last fork or write back", self._pop)
         actions = [self.target, self.fork, self.write, self.undo]
         super().__init__([[*self.picks.values()], [self.page_size], actions])
         self._done: list[tuple[str, str]] = []  # forks and writes, and to which request
@@ -67,7 +65,8 @@ class PageExplorer(Lab):
         self.manager = PageManager(POOL_TOKENS // page_size, page_size)
         # page table and number of tokens
         self.requests: dict[str, tuple[Pages, int]] = {}
-        tree, words = RadixTree(page_size), ""
+        tree = RadixTree(page_size)
+        words = ""
         try:
             for name, pick in self.picks.items():
                 if pick.value:
@@ -81,12 +80,17 @@ class PageExplorer(Lab):
                 "shown fits: undo a step, take a request out, or choose another page size."
             ) from error
         finally:
-            chosen = self.target.value
-            self.target.options = list(self.requests)
-            if self.requests:
-                first = next(iter(self.requests))
-                self.target.value = chosen if chosen in self.requests else first
+            self._offer_requests()
         return words
+
+    def _offer_requests(self) -> None:
+        """Let the reader choose among the requests that there are now."""
+        chosen = self.target.value
+        self.target.options = list(self.requests)
+        if chosen in self.requests:
+            self.target.value = chosen
+        elif self.requests:
+            self.target.value = next(iter(self.requests))
 
     def _try(self, operation: str) -> None:
         def attempt() -> str:
@@ -118,17 +122,16 @@ class PageExplorer(Lab):
         self.manager.retain(shared)
         pages = np.concatenate((shared, own))
         tree.insert(tokens, pages)
-        self.requests[name] = pages, len(tokens)
+        self.requests[name] = (pages, len(tokens))
 
     def _fork(self, name: str) -> str:
         pages, n_tokens = self.requests[name]
-        fork = next(
-            f"{name}{i}" for i in range(2, 99) if f"{name}{i}" not in self.requests
-        )
+        names = (f"{name}{i}" for i in range(2, 99))
+        fork = next(new for new in names if new not in self.requests)
         n_full = n_tokens // self.manager.page_size
         own = self.manager.allocate(len(pages) - n_full)
         self.manager.retain(pages[:n_full])
-        self.requests[fork] = np.concatenate((pages[:n_full], own)), n_tokens
+        self.requests[fork] = (np.concatenate((pages[:n_full], own)), n_tokens)
         words = f"{fork} shares {count(n_full, 'full page')} with {name}"
         if not len(own):
             return f"{words}; nothing had to be copied."
@@ -136,29 +139,29 @@ class PageExplorer(Lab):
 
     def _write(self, name: str) -> str:
         pages, n_tokens = self.requests[name]
-        words = f"{name} wrote a token into page {pages[-1]}, which it alone holds."
-        if n_tokens % self.manager.page_size == 0:
+        was_full = n_tokens % self.manager.page_size == 0
+        if was_full:
             pages = np.append(pages, self.manager.allocate(1))
-            words = (
+        self.requests[name] = (pages, n_tokens + 1)
+        if was_full:
+            return (
                 f"The last page of {name} was full: the token begins page {pages[-1]}."
             )
-        self.requests[name] = pages, n_tokens + 1
-        return words
+        return f"{name} wrote a token into page {pages[-1]}, which it alone holds."
 
     def _waste(self) -> str:
-        n_pages = self.manager.n_pages - self.manager.n_free
-        alone = sum(len(pages) for pages, _ in self.requests.values())
-        tails = {
-            pages[-1]: -n % self.manager.page_size
-            for pages, n in self.requests.values()
-        }
-        n_empty = sum(tails.values())
         if not self.requests:
             return "No request is picked."
+        size = self.manager.page_size
+        n_pages = self.manager.n_pages - self.manager.n_free
+        alone = sum(len(pages) for pages, _ in self.requests.values())
+        # by the last page, which several requests may share
+        tails = {pages[-1]: -n % size for pages, n in self.requests.values()}
+        n_empty = sum(tails.values())
+        verb = "is" if n_empty == 1 else "are"
         return (
-            f"{count(n_pages, 'page')} of {count(self.manager.page_size, 'token')} instead of "
-            f"{alone} without sharing; {n_empty} of their {n_pages * self.manager.page_size} "
-            f"places {'is' if n_empty == 1 else 'are'} empty."
+            f"{count(n_pages, 'page')} of {count(size, 'token')} instead of {alone} "
+            f"without sharing; {n_empty} of their {n_pages * size} places {verb} empty."
         )
 
     def draw(self) -> Figure:
@@ -167,13 +170,10 @@ class PageExplorer(Lab):
         return draw_pages(self.manager, rows, caption=self._waste())
 
     def check(self) -> None:
-        """Raise AssertionError if a page's count is not the number of the requests that
-        hold it.
-        """
+        """Raise AssertionError if a page's count is not how many requests hold it."""
         self.manager.check_integrity()
         held = np.zeros(self.manager.n_pages, np.int32)
         for pages, _ in self.requests.values():
             held[pages] += 1
-        assert (held == self.manager.ref_counts).all(), (
-            "a page's count is not its holders' number"
-        )
+        same = (held == self.manager.ref_counts).all()
+        assert same, "a page's count is not its holders' number"

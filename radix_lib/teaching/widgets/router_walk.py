@@ -9,7 +9,7 @@ from radix_lib.radix_cache import RadixCache
 from radix_lib.router import Router
 from radix_lib.teaching.figures.labels import count
 from radix_lib.teaching.films.recorder import Recorder
-from radix_lib.teaching.widgets.base import Stepper, button, decode, encode, labelled
+from radix_lib.teaching.widgets.base import Stepper, decode, encode, labelled
 
 BEFORE = ("You are a helpful assistant. Hi!", "Tell me a story.")
 PROMPT = "You are a helpful assistant. Bye!"
@@ -17,14 +17,14 @@ STRANGER = "Who are you?"  # nothing of it is cached
 
 
 class RouterWalk(Stepper):
-    """Send a request to a router whose cache has seen others, and step through what it
-    does.
+    """Send a request to a router that has seen others, and step through what it does.
 
     A byte is a token. Nothing is computed: the place where a model would run is a step.
     """
 
     def __init__(self, *, n_pages: int = 13, page_size: int = 4):
-        self.n_pages, self.page_size = n_pages, page_size
+        self.n_pages = n_pages
+        self.page_size = page_size
         self.text = labelled(
             widgets.Text,
             "request",
@@ -32,18 +32,14 @@ class RouterWalk(Stepper):
             value=PROMPT,
             continuous_update=False,
         )
-        self.send = button(
-            "send", "send the request to the router", lambda: self.act(self.request)
+        self.send = self.button("send", "send the request to the router", self.request)
+        self.restart = self.button(
+            "start again", "with the cache and the request of the beginning", self.begin
         )
-        self.restart = button(
-            "start again",
-            "with the cache and the request of the beginning",
-            lambda: self.act(self.begin),
-        )
-        self.ask_too_much = button(
+        self.ask_too_much = self.button(
             "ask for too much",
             "while the request runs, send another for which there are too few pages",
-            lambda: self.act(self.be_refused),
+            self.be_refused,
         )
         row = [self.text, self.send, self.ask_too_much, self.restart]
         super().__init__(rows=[row])
@@ -68,16 +64,14 @@ class RouterWalk(Stepper):
         with self.router.admit(tokens) as lease:
             n_computed = len(lease.pending)
             lease.advance(n_computed)
-            self._recorder.note(
-                f"compute: K/V of {count(n_computed, 'token')}, the executor's only work",
-                new=lease.page_table[lease.n_shared :],
-            )
+            work = f"K/V of {count(n_computed, 'token')}, the executor's only work"
+            own = lease.page_table[lease.n_shared :]
+            self._recorder.note(f"compute: {work}", new=own)
         self.record(self._recorder.frames)
         self.slider.value = 1
-        return (
-            f"{lease.n_cached} of {count(lease.n_tokens, 'token')} reused, {n_computed} computed. "
-            "Step through what the router did."
-        )
+        n_reused = f"{lease.n_cached} of {count(lease.n_tokens, 'token')} reused"
+        did = "Step through what the router did."
+        return f"{n_reused}, {n_computed} computed. {did}"
 
     def be_refused(self) -> str:
         """While the request in the box runs, ask for one page more than can be had.

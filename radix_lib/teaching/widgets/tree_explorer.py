@@ -1,6 +1,4 @@
-"""Chapters 02 and 04: a radix cache to play with, and the code that repeats what was
-done.
-"""
+"""Chapters 02 and 04: a radix cache to play with, and code that does it again."""
 
 from __future__ import annotations
 
@@ -41,9 +39,8 @@ def encode(text):
     return list(text.encode())  # a byte a token
 """
 
-CODE_STYLE = (
-    "white-space:pre;overflow-x:auto;user-select:all"  # a click selects all of it
-)
+# a click selects all of it
+CODE_STYLE = "white-space:pre;overflow-x:auto;user-select:all"
 
 #: What each button does. This very code is run.
 CODE = {
@@ -82,9 +79,7 @@ class TreeExplorer(Stepper):
         self.n_pages = labelled(
             widgets.BoundedIntText, "pages to evict", "150px", value=2, min=1, max=24
         )
-        self.pick.observe(
-            lambda change: setattr(self.text, "value", change["new"]), "value"
-        )
+        widgets.dlink((self.pick, "value"), (self.text, "value"))
         tooltips = {
             "match": "find the longest prefix of the text that is in the tree",
             "insert": "allocate pages for the text and insert it",
@@ -96,9 +91,7 @@ class TreeExplorer(Stepper):
             name: button(name, tooltip, partial(self.act, self.do, name))
             for name, tooltip in tooltips.items()
         }
-        self.undo = button(
-            "undo", "take the last operation back", lambda: self.act(self.take_back)
-        )
+        self.undo = self.button("undo", "take the last operation back", self.take_back)
         self._code = widgets.HTML()
         *on_text, evict = self.buttons.values()
         rows = [[self.pick, self.text], [*on_text, self.n_pages, evict, self.undo]]
@@ -114,10 +107,9 @@ class TreeExplorer(Stepper):
         return "\n".join([SETUP, *self._done])
 
     def do(self, name: str) -> str:
-        """Run one operation on the text in the box. Raises ValueError, changing
-        nothing.
-        """
-        text, n_pages = self.text.value, self.n_pages.value
+        """Run one operation on the text in the box. Raises ValueError for a refusal."""
+        text = self.text.value
+        n_pages = self.n_pages.value
         self._expect(name, text, n_pages)
         code = CODE[name].format(text=text, n_pages=n_pages)
         self._run(code)
@@ -126,32 +118,40 @@ class TreeExplorer(Stepper):
 
     def _expect(self, name: str, text: str, n_pages: int) -> None:
         """Raise ValueError where an operation would be refused, or would do nothing."""
+        trouble = self._trouble(name, text, n_pages)
+        if trouble:
+            raise ValueError(trouble)
+
+    def _trouble(self, name: str, text: str, n_pages: int) -> str:
         tokens = encode(text)
-        manager, locks = self.cache.page_manager, self._variables["locks"]
-        n_needed, evictable = (
-            len(tokens) // self.cache.page_size,
-            self.cache.n_evictable,
-        )
-        known = any(True for _ in self.cache.walk(tokens))
-        troubles = {
-            "The text is empty: type something, or pick a prompt.": name != "evict"
-            and not text,
-            f"The text is shorter than a page of {self.cache.page_size} tokens: only whole pages "
-            "enter the tree.": name == "insert" and not n_needed,
-            f"{count(n_needed, 'page')} needed and {manager.n_free} free: evict some first "
-            f"({evictable} can be evicted).": name == "insert"
-            and n_needed > manager.n_free,
-            "No page of this text is in the tree: insert it first.": name == "lock"
-            and not known,
-            "This text is locked already: unlock it first.": name == "lock"
-            and text in locks,
-            "This text is not locked.": name == "unlock" and text not in locks,
-            f"{count(evictable, 'page')} can be evicted now: the others are free already, or "
-            "locked.": name == "evict" and n_pages > evictable,
-        }
-        for words, holds in troubles.items():
-            if holds:
-                raise ValueError(words)
+        evictable = self.cache.n_evictable
+        if name == "evict":
+            if n_pages <= evictable:
+                return ""
+            able = count(evictable, "page")
+            return f"{able} can be evicted now: the others are free already, or locked."
+        if not text:
+            return "The text is empty: type something, or pick a prompt."
+        is_locked = text in self._variables["locks"]
+        if name == "insert":
+            return self._trouble_of_insert(len(tokens) // self.cache.page_size)
+        if name == "lock" and not any(True for _ in self.cache.walk(tokens)):
+            return "No page of this text is in the tree: insert it first."
+        if name == "lock" and is_locked:
+            return "This text is locked already: unlock it first."
+        if name == "unlock" and not is_locked:
+            return "This text is not locked."
+        return ""
+
+    def _trouble_of_insert(self, n_needed: int) -> str:
+        if not n_needed:
+            page = f"a page of {self.cache.page_size} tokens"
+            return f"The text is shorter than {page}: only whole pages enter the tree."
+        n_free = self.cache.page_manager.n_free
+        if n_needed <= n_free:
+            return ""
+        needed = f"{count(n_needed, 'page')} needed and {n_free} free"
+        return f"{needed}: evict some first ({self.cache.n_evictable} can be evicted)."
 
     def take_back(self) -> str:
         """Undo the last operation: everything before it is done again, from nothing."""
@@ -177,10 +177,11 @@ class TreeExplorer(Stepper):
 
     def _told(self) -> str:
         self.record(self._recorder.frames)
+        summary = f"The {count(len(self._done), 'operation')} so far as code"
+        code = html.escape(self.code)
         self._code.value = (
-            f'<details style="{TEXT}"><summary>The {count(len(self._done), "operation")} so far '
-            f"as code</summary><pre tabindex=0 style='{CODE_STYLE};{TEXT}'>"
-            f"{html.escape(self.code)}</pre></details>"
+            f'<details style="{TEXT}"><summary>{summary}</summary>'
+            f"<pre tabindex=0 style='{CODE_STYLE};{TEXT}'>{code}</pre></details>"
         )
         return ""
 
