@@ -64,6 +64,24 @@ def test_each_turn_reuses_the_last(chat: LiveChat):
     assert not chat.model.router.leases
 
 
+class EmojiBytes(Letters):
+    """A token is a byte of an emoji: most texts end in the midst of one."""
+
+    def decode(self, tokens: list[int], **_: object) -> str:
+        text = "😀".encode() * len(tokens)
+        return text[: len(tokens)].decode(errors="replace")
+
+
+def test_no_half_of_a_letter_is_shown(tiny_model: Any):
+    model = RadixAttentionModel(tiny_model(), EmojiBytes(), page_size=4, n_pages=40)
+    chat = LiveChat(model, max_new_tokens=9)
+    shown: list[str] = []
+    chat._talk.observe(lambda change: shown.append(change["new"]), "value")
+    asyncio.run(say(chat, "hello"))
+    assert any("😀" in text for text in shown)
+    assert not any("\ufffd" in text for text in shown[:-1])
+
+
 def test_stop_stops_and_leaks_nothing(chat: LiveChat):
     asyncio.run(say(chat, "hello", stop_after=3))
     assert chat.message.startswith("Stopped")

@@ -287,3 +287,12 @@ def test_a_strip_without_columns_is_refused(columns: int):
 def test_a_strip_without_frames_is_refused():
     with pytest.raises(ValueError, match="0 frames"):
         film_strip([])
+
+
+def test_a_lease_that_grows():
+    router = new_router(16)
+    lease = admit(router, "12345678")
+    film = Recorder(router)
+    router.grow(lease, 3)
+    router.grow(lease, 1)
+    assert words(film) == ["grow: R1 gets page 2", "grow: R1 has room already"]

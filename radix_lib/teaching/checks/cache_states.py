@@ -100,12 +100,14 @@ def second_turn(make: Make, tokens: list[int], rng: random.Random) -> Iterator[S
 
 def ragged_batch(make: Make, tokens: list[int], rng: random.Random) -> Iterator[Seen]:
     """Up to sixteen sequences of all lengths in one step, some of them decoding."""
-    model, leases = make(), []
+    model = make()
+    leases: list[Lease] = []
     for number in range(rng.randint(2, 16)):
         end = rng.randint(1, len(tokens))
         own = [*tokens[:end], number % 7]  # their beginnings agree, their ends do not
         leases.append(model.router.admit(own, namespace=number % 3))
-        if start := rng.choice([0, end, rng.randint(0, end)]):
+        start = rng.choice([0, end, rng.randint(0, end)])
+        if start:
             yield from compute(model, leases[-1], most=start)
     rng.shuffle(leases)
     yield from compute(model, *leases)
@@ -164,7 +166,8 @@ def changed_weights(
     make: Make, tokens: list[int], rng: random.Random
 ) -> Iterator[Seen]:
     """The weights change, the cache is flushed, and the same prompt comes again."""
-    model, prompt = make(), [tokens[-1], *tokens, tokens[0]]  # of no other state
+    model = make()
+    prompt = [tokens[-1], *tokens, tokens[0]]  # of no other state
     serve(model, prompt)
     weight = model.model.model.layers[0].self_attn.v_proj.weight
     before = weight.clone()

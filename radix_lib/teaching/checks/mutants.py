@@ -28,6 +28,7 @@ from radix_lib.radix_tree import Match, pack_tokens
 from radix_lib.router import Lease, Router
 from radix_lib.teaching.checks.cache_states import (
     CACHE_STATES,
+    Total,
     compare_states,
     serve,
 )
@@ -300,19 +301,23 @@ def examine(
     """Run the states with a mutant's parts, in batch-invariant arithmetic."""
     model_type = mutant.model_type
     Watched.broken.clear()
-    totals, errors, left = [], [], list(states)
+    totals: list[Total] = []
+    errors: list[str] = []
+    left = list(states)
     with batch_invariant():
         while left:
+            # all that are left at once: they share what Hugging Face computes
+            compared = compare_states(
+                model,
+                tokens,
+                page_size=page_size,
+                states=tuple(left),
+                model_type=model_type,
+            )
             try:
-                for _, found in compare_states(
-                    model,
-                    tokens,
-                    page_size=page_size,
-                    states=tuple(left),
-                    model_type=model_type,
-                ):
+                for _, found in compared:
                     totals.append(found)
-                    del left[0]
+                    left.pop(0)
             except Exception as error:  # a finding; the states after it still run
                 errors.append(f"{left.pop(0)}: {error}")
         try:

@@ -61,7 +61,8 @@ def survives_interruptions(router_type: Any) -> None:
         for operation in ("admit", "commit", "fork", "finish"):
             router = router_type(RadixCache(PageManager(12, page_size=4)))
             part = router.cache if name in in_cache else router.page_manager
-            other, lease = router.admit(SYSTEM), router.admit(SYSTEM)
+            other = router.admit(SYSTEM)
+            lease = router.admit(SYSTEM)
             other.advance(8)
             lease.advance(12)
             router.commit(other)
@@ -90,7 +91,8 @@ def bills_right(cached_tokens: Callable[[Router, Memory, list[int], int], int]) 
 
     A prompt of 16 tokens in chunks of 5, cold, then again with 12 of them cached.
     """
-    router, memory = _Noting(RadixCache(PageManager(12, page_size=4))), Memory(4)
+    router = _Noting(RadixCache(PageManager(12, page_size=4)))
+    memory = Memory(4)
     for due, commits in (0, [5, 10, 15, 16]), (12, [16]):
         router.noted.clear()
         found = cached_tokens(router, memory, SYSTEM, 5)
@@ -111,7 +113,8 @@ def tells_the_truth(would_fit: Callable[[Router, list[int]], bool]) -> None:
     for prompt in [*(bytes(SYSTEM) + more for more in prompts), *own]:
         for n_pages, busy in (8, False), (10, True), (8, True):
             router = _crowded(n_pages, busy)
-            before, n_nodes = router.usage(), len(list(router.cache.nodes()))
+            before = router.usage()
+            n_nodes = len(list(router.cache.nodes()))
             told = would_fit(router, list(prompt))
             assert router.usage() == before, "something changed"
             assert len(list(router.cache.nodes())) == n_nodes, "a node was split"
@@ -153,7 +156,8 @@ BestOf = Callable[[Router, Memory, list[int], int], Sequence[Lease]]
 
 def samples_apart(best_of: BestOf) -> None:
     """`best_of(router, memory, tokens, n)` gives n leases on tokens computed once."""
-    router, memory = Router(RadixCache(PageManager(16, page_size=4))), _Counting(4)
+    router = Router(RadixCache(PageManager(16, page_size=4)))
+    memory = _Counting(4)
     leases = best_of(router, memory, list(b"Pick a hue"), 3)
     n = memory.n_written
     assert n == 10, f"{n} tokens were computed for one prompt of 10"

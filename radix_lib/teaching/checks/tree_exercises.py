@@ -65,7 +65,8 @@ def tells_collisions_apart(blocks_type: Callable[..., Any]) -> None:
     assert found([first], [0, 1, 3, 2]) == [7], "the collision is believed"
     assert found([first], [1, 0, 3, 2]) == [], "the collision is believed"
     # page 10 holds the same tokens and has the same hash, after another first block
-    turned, mixed = [1, 0, 4, 5], [0, 1, 4, 5]
+    turned = [1, 0, 4, 5]
+    mixed = [0, 1, 4, 5]
     for inserted in ([first, turned], [turned, first]):
         told = "a page that follows another prefix is believed"
         assert found(inserted, mixed) in ([], [7]), told

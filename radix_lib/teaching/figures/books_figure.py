@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 
 from radix_lib.router import Router
@@ -12,8 +11,9 @@ from radix_lib.teaching.figures.figure import Figure
 from radix_lib.teaching.figures.labels import id_ranges, shorten
 from radix_lib.teaching.figures.pool_snapshot import PoolSnapshot, pool_snapshot
 
-NAME, SUM = 96, 118  # width of the names of the moments, and of their sums
-CELL, HEIGHT = 40, 24  # a page at most as wide
+NAME = 96  # px of the names of the moments
+SUM = 118  # px of their sums
+CELL, HEIGHT = 40, 24  # px of a page, at most
 #: The four places of a page, and the state that each looks like.
 PLACES = {"free": "free", "unlocked": "idle", "locked": "locked", "private": "new"}
 
@@ -59,9 +59,7 @@ def draw_books(moments: Mapping[str, Router], caption: str = "") -> Figure:
     cell = min(CELL, (theme.WIDTH - 2 * MARGIN - NAME - SUM - 10) / most)
     width = NAME + cell * most + 10 + SUM
     canvas = Canvas()
-    heading = textwrap.wrap(caption, int(width / 6.2))
-    canvas.write(MARGIN, MARGIN, width, "\n".join(heading), size=12, bold=True)
-    y = MARGIN + 14.4 * len(heading) + 8 * bool(heading)
+    y = canvas.heading(width, caption)
     identity = " + ".join(PLACES)
     for name, places in books.items():
         canvas.write(MARGIN, y + 6, NAME - 6, shorten(name, 14), bold=True)
@@ -70,7 +68,7 @@ def draw_books(moments: Mapping[str, Router], caption: str = "") -> Figure:
             look = theme.STATES[PLACES[place]]
             for page in ids:
                 canvas.box(x, y, cell, HEIGHT, look.fill, border=look.border)
-                label = f"{look.mark}{page}" * (cell >= 18)
+                label = f"{look.mark}{page}" if cell >= 18 else ""
                 canvas.write(x, y + 6, cell, label, size=10, align="center")
                 x += cell
         canvas.write(x + 10, y + 6, SUM, _sum(places))
@@ -81,6 +79,8 @@ def draw_books(moments: Mapping[str, Router], caption: str = "") -> Figure:
     lines = [caption, f"{identity} = pool"]
     lines += [_told(name, places) for name, places in books.items()]
     text = "\n".join(line for line in lines if line)
-    said = f"{caption}. " * bool(caption) + f"Where each page is, {identity}. {alt}"
+    told = f"Where each page is, {identity}. {alt}"
+    if caption:
+        told = f"{caption}. {told}"
     right = max(width + MARGIN, right)
-    return canvas.figure(right + MARGIN, y + 26, text, shorten(said, 2000))
+    return canvas.figure(right + MARGIN, y + 26, text, shorten(told, 2000))

@@ -71,7 +71,8 @@ def draw_cut(
             canvas.write(end + 8, y + 8, 200, told[size], size=10)
             y += ROW
 
-    lines, words = [], []
+    lines: list[str] = []
+    words: list[str] = []
     for size, row in rows.items():
         lines += [f"pages of {size}: {told[size]}", *_drawn(row, size)]
         words.append(f"With pages of {size}: {told[size]}.")
@@ -95,7 +96,8 @@ def _told(n_shared: int, page_size: int) -> str:
 
 
 def _paint_run(canvas: Canvas, x: float, y: float, run: Run, page_size: int) -> None:
-    left, wide = x + run.start * LETTER, run.n_tokens * LETTER
+    left = x + run.start * LETTER
+    wide = run.n_tokens * LETTER
     look = theme.STATES[run.state]
     canvas.box(left, y, wide, HEIGHT, look.fill, border=look.border)
     canvas.write(left, y + 2, wide, visible(run.text), size=12, mono=True)
@@ -107,7 +109,7 @@ def _paint_run(canvas: Canvas, x: float, y: float, run: Run, page_size: int) -> 
 
 def _drawn(row: Sequence[Run], page_size: int) -> list[str]:
     marks = {"hit": "=", "new": "+", "idle": " "}
-    letters, below = "    ", "    "
+    letters = below = "    "
     for run in row:
         if run.start % page_size == 0:
             letters += "│"

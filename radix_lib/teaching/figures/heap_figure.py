@@ -12,7 +12,9 @@ from radix_lib.teaching.figures.labels import Decoder
 from radix_lib.teaching.figures.tree_figure import tree_part
 from radix_lib.teaching.figures.tree_snapshot import Marks, letters_of
 
-CELL, HEIGHT, GAP, IN_A_ROW = 106, 38, 6, 6
+CELL, HEIGHT = 106, 38  # px of an entry
+GAP = 6
+IN_A_ROW = 6
 
 
 class Entry(NamedTuple):
@@ -55,18 +57,21 @@ def _heap_part(entries: list[Entry]) -> Part:
             canvas.write(left + 6, top + 4, 22, entry.letter, bold=True, color=color)
             words = f"priority {entry.priority}"
             canvas.write(left + 26, top + 5, CELL - 30, words, size=9, color=color)
-            below = f"entry {entry.serial}" + f", {entry.stale}" * bool(entry.stale)
+            below = f"entry {entry.serial}"
+            if entry.stale:
+                below += f", {entry.stale}"
             canvas.write(left + 6, top + 21, CELL - 10, below, size=9, color=color)
             if entry.stale:
                 level = top + 11
                 canvas.line((left + 22, level), (left + CELL - 4, level), width=1.4)
 
     n_rows = -(-len(entries) // IN_A_ROW)
-    told = [
-        f"{entry.letter}, priority {entry.priority}, entry {entry.serial}"
-        + f", stale: {entry.stale}" * bool(entry.stale)
-        for entry in entries
-    ]
+    told = []
+    for entry in entries:
+        facts = [entry.letter, f"priority {entry.priority}", f"entry {entry.serial}"]
+        if entry.stale:
+            facts.append(f"stale: {entry.stale}")
+        told.append(", ".join(facts))
     n_stale = sum(bool(entry.stale) for entry in entries)
     noun = "entry" if len(entries) == 1 else "entries"
     summary = f"heap: {len(entries)} {noun}, {n_stale} of them stale"

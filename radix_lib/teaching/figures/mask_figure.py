@@ -42,8 +42,8 @@ def draw_mask(
         _paint_row(canvas, left, y, kinds)
         marks = " ".join(theme.STATES[kind].mark or "." for kind in kinds)
         lines.append(f"{name:>10}  {marks}")
-        n_cached, n_new = kinds.count("hit"), kinds.count("new")
-        told.append(f"{name} looks at {n_cached} cached and {n_new} new keys")
+        seen = f"{kinds.count('hit')} cached and {kinds.count('new')} new keys"
+        told.append(f"{name} looks at {seen}")
     end = TOP + len(rows) * SIDE + 8
     canvas.legend(MARGIN, end, WORDS, WORDS)
     width = max(left + n_keys * SIDE + MARGIN, 420)

@@ -40,7 +40,9 @@ ROW = HEIGHT + 22
 def rows_part(view: PoolSnapshot, decode: Decoder = None) -> Part:
     """The page table of each request, a row each."""
     facts = [_facts(view, request, decode) for request in view.requests]
-    lines, words, widths = [], [], [0.0]
+    lines: list[str] = []
+    words: list[str] = []
+    widths = [0.0]
     for request, told in zip(view.requests, facts, strict=True):
         lines.append(_drawn(view, request))
         if told:

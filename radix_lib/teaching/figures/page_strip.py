@@ -107,7 +107,8 @@ def _cells(view: PoolSnapshot, limit: int) -> list[Cell]:
     cells: list[Cell] = []
     for look, run in groupby(range(n_pages), lambda page: look_of(view, page)):
         pages = list(run)
-        first, last = pages[0], pages[-1]
+        first = pages[0]
+        last = pages[-1]
         if n_pages <= limit or len(pages) < 4:
             cells += [Cell(page, page + 1) for page in pages]
         elif look.state == "free":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,7 +22,8 @@ from radix_lib.teaching.figures.tree_snapshot import Marks
 TREE = 230  # width that the tree has, unless it needs more
 CELL, HEIGHT = 46, 36  # of a page
 IN_A_ROW = 4
-GAP, NAME = 18, 30  # between the columns; of the names of the tables
+GAP = 18  # between the columns
+NAME = 30  # of the names of the tables
 COLUMNS = ("tree", "pages and their counts", "page tables")
 
 
@@ -86,9 +86,7 @@ class SideBySide:
         width = at_tables + NAME + max(longest, 2) * (CELL + 4)
 
         canvas = Canvas()
-        heading = textwrap.wrap(caption, int(width / 6.2))
-        canvas.write(MARGIN, MARGIN, width, "\n".join(heading), size=12, bold=True)
-        y = MARGIN + 14.4 * len(heading) + 8 * bool(heading)
+        y = canvas.heading(width, caption)
         for at, name in zip((0, at_pages, at_tables), COLUMNS, strict=True):
             title = name.upper()
             canvas.write(MARGIN + at, y, 200, title, size=9, color=theme.MUTED)
@@ -111,7 +109,8 @@ class SideBySide:
         renamed = {"hit": "in the tree and in a table", "new": "in tables only"}
         right = canvas.legend(MARGIN, y, states, renamed)
         text = "\n".join([caption, *self._lines(trees)]).lstrip()
-        alt = f"{caption}. " * bool(caption) + " ".join(self._words())
+        said = [f"{caption}."] if caption else []
+        alt = " ".join([*said, *self._words()])
         right = max(MARGIN + width, right)
         return canvas.figure(right + MARGIN, y + 26, text, shorten(alt, 2000))
 

@@ -14,7 +14,8 @@ from radix_lib.teaching.figures.labels import Decoder, pages_named, shorten, tok
 GAP = 24  # between the two columns
 COLUMN = (theme.WIDTH - 2 * MARGIN - GAP) / 2
 HEIGHT = 128  # of a moment, without its words
-ABOVE, HOLDER = "root", "R1"  # what the node hangs on, and a request that holds it
+ABOVE = "root"  # what the node hangs on
+HOLDER = "R1"  # a request that holds it
 
 # The two nodes, px from the corner of a moment: left, top, width.
 PLACES = {"A": (122, 84, 164), "B": (122, 0, 164)}
@@ -109,8 +110,10 @@ def draw_split(
         )
     moments = split_moments(node, n_pages, decode)
     canvas = Canvas()
-    canvas.write(MARGIN, MARGIN, 2 * COLUMN, caption, size=12, bold=True)
-    top = MARGIN + 22 * bool(caption)
+    top = MARGIN
+    if caption:
+        canvas.write(MARGIN, MARGIN, 2 * COLUMN, caption, size=12, bold=True)
+        top += 22
     for i, moment in enumerate(moments):
         x = MARGIN + i % 2 * (COLUMN + GAP)
         y = top + i // 2 * (HEIGHT + 48)
@@ -125,7 +128,7 @@ def draw_split(
         x += 130
     told = [f"{i + 1}. {moment.words}." for i, moment in enumerate(moments)]
     alt = " ".join([f"{caption}.", "A split, step by step:", *told, _said(moments[-1])])
-    lines = [caption] * bool(caption)
+    lines = [caption] if caption else []
     for i, moment in enumerate(moments):
         lines += textwrap.wrap(f"{i + 1}  {moment.words}", 100)
         lines += [f"     {line}" for line in _drawn(moment.state)]
@@ -135,7 +138,7 @@ def draw_split(
 
 
 def _paint(canvas: Canvas, x: float, y: float, moment: Moment) -> None:
-    state, changed = moment.state, moment.changed
+    state = moment.state
     canvas.box(x, y + 7, 44, 26)
     canvas.write(x, y + 13.4, 44, ABOVE, align="center")
     for name in ("A", "B"):
@@ -145,7 +148,7 @@ def _paint(canvas: Canvas, x: float, y: float, moment: Moment) -> None:
         if state.get(name) == end:
             canvas.line(
                 *[(x + a, y + b) for a, b in way],
-                width=2.6 if name in changed else 1.0,
+                width=2.6 if name in moment.changed else 1.0,
                 style="dashed" if name.endswith("parent") else "solid",
                 arrow=True,
             )
@@ -161,7 +164,8 @@ def _paint(canvas: Canvas, x: float, y: float, moment: Moment) -> None:
 
 def _paint_node(canvas: Canvas, x: float, y: float, name: str, moment: Moment) -> None:
     left, top, wide = PLACES[name]
-    edge, lock = moment.state[name], moment.state[f"{name}.lock"]
+    edge = moment.state[name]
+    lock = moment.state[f"{name}.lock"]
     look = theme.STATES["new" if name in moment.changed else "idle"]
     border = "double" if lock else "solid"
     canvas.box(x + left, y + top, wide, BOX, look.fill, border=border)
@@ -180,11 +184,11 @@ def _drawn(state: dict[str, Any]) -> list[str]:
     lines = [f"root: {state['root.filed']} → {state['root.child']}"]
     for name in ("B", "A"):
         if name in state:
-            edge, lock = state[name], state[f"{name}.lock"]
-            facts = [edge.text, edge.pages, f"locked {lock}"]
-            facts += [f"parent {state[f'{name}.parent']}"]
+            edge = state[name]
+            facts = [edge.text, edge.pages, f"locked {state[f'{name}.lock']}"]
+            facts.append(f"parent {state[f'{name}.parent']}")
             if f"{name}.child" in state:
-                facts += [f"{state[f'{name}.filed']} → {state[f'{name}.child']}"]
+                facts.append(f"{state[f'{name}.filed']} → {state[f'{name}.child']}")
             lines.append(f"{name}: {', '.join(facts)}")
     return lines
 
