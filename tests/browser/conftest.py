@@ -1,6 +1,4 @@
-"""One JupyterLab and one browser for all tests here; without a browser they are
-skipped.
-"""
+"""One JupyterLab and one browser for all tests here; none without a browser."""
 
 from __future__ import annotations
 

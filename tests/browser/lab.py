@@ -60,16 +60,15 @@ class Lab:
     """A running server: `url` and `token`, and `root`, the folder that it serves."""
 
     def __init__(self, root: Path, port: int, token: str):
-        self.root, self.token = root, token
+        self.root = root
+        self.token = token
         self.url = f"http://127.0.0.1:{port}"
 
     @contextmanager
     def notebook(
         self, browser: Browser, path: str, width: int = 1280, dark: bool = False
     ) -> Iterator[Notebook]:
-        """Open a notebook below `root` in a window of that width; the kernel is
-        ready.
-        """
+        """Open a notebook below `root`, as wide as that, and wait for its kernel."""
         context = browser.new_context(viewport={"width": width, "height": 900})
         page = context.new_page()
         opened = Notebook(page)
@@ -88,9 +87,7 @@ class Lab:
 
 
 class Notebook:
-    """An open notebook. `outside` has every address asked for that is not on this
-    machine.
-    """
+    """An open notebook; `outside` has all addresses asked for that are elsewhere."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -111,9 +108,7 @@ class Notebook:
         self.page.wait_for_function(IDLE, timeout=SLOW)
 
     def errors(self) -> list[str]:
-        """What cells wrote to stderr or raised, and what the page itself complains
-        of.
-        """
+        """What cells wrote to stderr or raised, and the complaints of the page."""
         kinds = ("stderr", "error")
         found = ", ".join(
             f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in kinds
@@ -159,15 +154,14 @@ class Widget:
         self.at.get_by_role("button", name=button, exact=True).press("Enter")
 
     def drag(self, label: str, part: float) -> None:
-        """Drag the handle of a slider with the mouse, to a part of its way from 0 to
-        1.
-        """
+        """Drag the handle of a slider to a part of its way, from 0 to 1."""
         slider = self.at.locator(".widget-slider").filter(has_text=label)
         slider.scroll_into_view_if_needed()
         way = slider.locator(".noUi-base").bounding_box()
         handle = slider.locator(".noUi-handle").bounding_box()
         assert way is not None and handle is not None
-        mouse, y = self.at.page.mouse, handle["y"] + handle["height"] / 2
+        mouse = self.at.page.mouse
+        y = handle["y"] + handle["height"] / 2
         mouse.move(handle["x"] + handle["width"] / 2, y)
         mouse.down()
         mouse.move(way["x"] + part * way["width"], y, steps=5)
@@ -183,29 +177,32 @@ class Widget:
         )
 
 
-@contextmanager
-def running_lab(root: Path, private: Path) -> Iterator[Lab]:
-    """Serve the folder `root`; everything that JupyterLab writes for itself goes to
-    `private`.
-    """
+#: Where JupyterLab keeps what is its own.
+FOLDERS = {
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+}
+
+
+def _write_settings(folder: Path) -> None:
     for name, settings in SETTINGS.items():
-        file = private / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file = folder / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings), encoding="utf-8")
+
+
+@contextmanager
+def running_lab(root: Path, private: Path) -> Iterator[Lab]:
+    """Serve the folder `root`; what JupyterLab writes for itself goes to `private`."""
+    _write_settings(private / "settings" / "@jupyterlab")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     lab = Lab(root, port, secrets.token_hex(16))
-    folders = {
-        f"JUPYTER{kind}_DIR": str(private / name)
-        for kind, name in [
-            ("_CONFIG", "config"),
-            ("_DATA", "data"),
-            ("_RUNTIME", "runtime"),
-            ("LAB_SETTINGS", "settings"),
-            ("LAB_WORKSPACES", "workspaces"),
-        ]
-    }
+    folders = {name: str(private / folder) for name, folder in FOLDERS.items()}
     command = [
         sys.executable,
         "-m",
@@ -243,9 +240,8 @@ def _wait_for(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
         if server.poll() is not None:
             break
         try:
-            urllib.request.urlopen(
-                f"{lab.url}/api?token={lab.token}", timeout=5
-            ).close()
+            address = f"{lab.url}/api?token={lab.token}"
+            urllib.request.urlopen(address, timeout=5).close()
             return
         except OSError:
             time.sleep(0.1)

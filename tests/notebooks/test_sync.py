@@ -1,5 +1,4 @@
-"""What a chapter builds is what the library holds: the two are compared definition by
-definition.
+"""What a chapter builds is what the library holds, definition by definition.
 
 A cell tagged `builds:MODULE` holds final definitions only, of that module. They are
 compared as syntax trees, so that docstrings and comments may differ and nothing else. A
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import nbformat
 import pytest
@@ -26,9 +26,7 @@ Definitions = dict[str, str]
 
 
 def definitions(statements: list[ast.stmt], module: str) -> Definitions:
-    """Each definition by its name, as text without docstrings: `f`, `C`, `C.method`,
-    `CONSTANT`.
-    """
+    """Each definition as text without docstrings: `f`, `C`, `C.method`, `CONSTANT`."""
     found: Definitions = {}
     for statement in statements:
         for name, text in _of(statement):
@@ -39,61 +37,55 @@ def definitions(statements: list[ast.stmt], module: str) -> Definitions:
 
 def _of(statement: ast.stmt) -> Iterator[tuple[str, str]]:
     if isinstance(statement, ast.FunctionDef):
-        owner = next(
-            (d.args[0] for d in statement.decorator_list if _is_method_of(d)), None
-        )
-        statement.decorator_list = [
-            d for d in statement.decorator_list if not _is_method_of(d)
-        ]
-        prefix = f"{ast.unparse(owner)}." if owner is not None else ""
-        yield prefix + statement.name, _text(statement)
+        yield _function(statement)
     elif isinstance(statement, ast.ClassDef):
-        methods = [s for s in statement.body if isinstance(s, ast.FunctionDef)]
-        for method in methods:
-            yield f"{statement.name}.{method.name}", _text(method)
-        names = {method.name for method in methods}
-        aliases = [
-            s
-            for s in statement.body
-            if isinstance(s, ast.Assign) and _value(s) in names
-        ]
-        for alias in aliases:
-            yield (
-                f"{statement.name}.{ast.unparse(alias.targets[0])}",
-                f"alias of {_value(alias)}",
-            )
-        rest = [*methods, *aliases]
-        statement.body = [
-            s for s in statement.body if s not in rest and not _is_docstring(s)
-        ]
-        yield statement.name, ast.dump(statement)
-    elif isinstance(statement, ast.Assign) and isinstance(
-        statement.targets[0], ast.Attribute
-    ):
-        value = _value(statement).rpartition(".")[2]  # C.other_name = C.method
-        yield ast.unparse(statement.targets[0]), f"alias of {value}"
-    elif isinstance(statement, ast.Assign | ast.AnnAssign):
-        target = (
-            statement.targets[0]
-            if isinstance(statement, ast.Assign)
-            else statement.target
-        )
-        yield ast.unparse(target), ast.dump(statement)
-    elif not (
-        isinstance(statement, ast.Import | ast.ImportFrom | ast.If)
-        or _is_docstring(statement)
-    ):
-        raise AssertionError(f"not a definition: {ast.unparse(statement)}")
+        yield from _class(statement)
+    elif isinstance(statement, ast.AnnAssign):
+        yield ast.unparse(statement.target), ast.dump(statement)
+    elif isinstance(statement, ast.Assign):
+        target = statement.targets[0]
+        if isinstance(target, ast.Attribute):  # C.other_name = C.method
+            value = _value(statement).rpartition(".")[2]
+            yield ast.unparse(target), f"alias of {value}"
+        else:
+            yield ast.unparse(target), ast.dump(statement)
+    elif not isinstance(statement, ast.Import | ast.ImportFrom | ast.If):
+        assert _is_docstring(statement), f"not a definition: {ast.unparse(statement)}"
+
+
+def _function(function: ast.FunctionDef) -> tuple[str, str]:
+    """A function, or a method with the class that `method_of` names."""
+    owners = [d.args[0] for d in function.decorator_list if _is_method_of(d)]
+    others = [d for d in function.decorator_list if not _is_method_of(d)]
+    function.decorator_list = others
+    parts = [*map(ast.unparse, owners), function.name]
+    return ".".join(parts), _text(function)
+
+
+def _class(statement: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Its methods, their other names, and what else it says."""
+    methods = [s for s in statement.body if isinstance(s, ast.FunctionDef)]
+    for method in methods:
+        yield f"{statement.name}.{method.name}", _text(method)
+    names = {method.name for method in methods}
+    rest: list[ast.stmt] = []
+    for inner in statement.body:
+        if isinstance(inner, ast.Assign) and _value(inner) in names:
+            other_name = f"{statement.name}.{ast.unparse(inner.targets[0])}"
+            yield other_name, f"alias of {_value(inner)}"
+        elif inner not in methods and not _is_docstring(inner):
+            rest.append(inner)
+    statement.body = rest
+    yield statement.name, ast.dump(statement)
 
 
 def _value(statement: ast.Assign) -> str:
     return ast.unparse(statement.value)
 
 
-def _is_method_of(decorator: ast.expr) -> bool:
-    return (
-        isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "method_of"
-    )
+def _is_method_of(decorator: ast.expr) -> TypeGuard[ast.Call]:
+    is_call = isinstance(decorator, ast.Call)
+    return is_call and ast.unparse(decorator.func) == "method_of"
 
 
 def _is_docstring(statement: ast.stmt) -> bool:

@@ -47,8 +47,7 @@ CORE = [
 
 
 def imported(source: str, package: str = "radix_lib") -> Iterator[str]:
-    """The modules of radix_lib that a source imports: at the top, in a function, for
-    types only.
+    """The modules of radix_lib that a source imports, wherever it does so.
 
     >>> list(imported("import radix_lib.router as r, os"))
     ['router']
@@ -190,11 +189,13 @@ def rows_of_the_readme() -> dict[str, list[str]]:
 @pytest.mark.parametrize("chapter", COURSE, ids=lambda c: c.file)
 def test_the_readme_lists_the_chapter_and_what_it_builds(chapter: Chapter) -> None:
     name = f"{chapter.number} {chapter.title[0].lower()}{chapter.title[1:]}"
+    notes = []
     if chapter.path.exists():
         name = f"[{name}](notebooks/{chapter.file}.ipynb)"
-        notes = ["optional"] * chapter.optional
     else:
-        notes = ["in preparation"] + ["optional"] * chapter.optional
+        notes.append("in preparation")
+    if chapter.optional:
+        notes.append("optional")
     if notes:
         name += f" *({', '.join(notes)})*"
     own = [f"`{module}`" for module in chapter.builds]

@@ -61,8 +61,10 @@ def needed_by(chapter: Chapter) -> set[str]:
 
 
 def earlier_modules(module: str) -> set[str]:
-    """What a module may import: the modules of the chapters that its home needs, and
-    those that stand before it in its home.
+    """What a module may import.
+
+    That is: the modules of the chapters that its home needs, and those that stand
+    before it in its home.
     """
     home = HOME[module]
     before = needed_by(home)

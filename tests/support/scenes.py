@@ -34,9 +34,7 @@ def run(router: Router, text: str, namespace: object = None) -> None:
 
 
 def two_requests() -> tuple[Router, Lease]:
-    """A first request in the tree (a node of 10 pages), a second one that reuses 9 of
-    them.
-    """
+    """One request in the tree, on 10 pages, and another that reuses 9 of them."""
     router = new_router()
     run(router, SYSTEM + "What is 2+2?")
     return router, admit(router, SYSTEM + "What is Paris?", room=8)

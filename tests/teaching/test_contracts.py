@@ -1,6 +1,4 @@
-"""The contracts that chapters run on what was built: the library passes, a broken copy
-does not.
-"""
+"""The contracts that chapters run: the library passes, a broken copy does not."""
 
 from __future__ import annotations
 

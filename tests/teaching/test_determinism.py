@@ -1,6 +1,4 @@
-"""The same state gives the same bytes, in every process: notebooks are compared to the
-byte.
-"""
+"""The same state gives the same bytes, in every process."""
 
 from __future__ import annotations
 

@@ -99,11 +99,13 @@ def all_at_once(query, pages, n_tokens, scaling):
 
 
 def without_the_largest(query, pages, n_tokens, scaling):
-    total, values = torch.zeros(()), torch.zeros(64)
+    total = torch.zeros(())
+    values = torch.zeros(64)
     for i, (k, v) in enumerate(pages):
         n_filled = min(16, n_tokens - 16 * i)
         weights = (k[:n_filled] @ query * scaling).exp()
-        total, values = total + weights.sum(), values + weights @ v[:n_filled]
+        total = total + weights.sum()
+        values = values + weights @ v[:n_filled]
     return values / total
 
 

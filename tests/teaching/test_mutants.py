@@ -1,6 +1,4 @@
-"""Every executor and cache that is broken on purpose is caught, and by the check that
-is named.
-"""
+"""What is broken on purpose is caught, and by the check that is named."""
 
 from __future__ import annotations
 

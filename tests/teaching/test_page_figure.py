@@ -1,6 +1,4 @@
-"""The strip, the rows and the scene that links them to the tree: the same ids and
-states in all.
-"""
+"""The strip, the rows and the scene: the same ids and states in all."""
 
 from __future__ import annotations
 
@@ -26,7 +24,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def cells(figure: Figure) -> list[tuple[str, str]]:
     """The pages drawn, strip and rows alike: what colour, which id."""
-    found, fill = [], ""
+    found = []
+    fill = ""
     for element in ET.fromstring(figure.svg).iter():
         if element.tag == f"{SVG}polygon":
             corners = [

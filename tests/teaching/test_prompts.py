@@ -1,6 +1,4 @@
-"""The texts that the chapters run on: complete, and shared as their descriptions
-say.
-"""
+"""The texts that the chapters run on: complete, and shared as they should be."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The recorder: every operation a frame, in words that are true; and the film strips of
-them.
-"""
+"""The recorder: every operation a frame, in words that are true; and film strips."""
 
 from __future__ import annotations
 
@@ -79,7 +77,8 @@ def test_a_lock_says_what_it_protects_beyond_others():
     cache = RadixCache(PageManager(8, 2))
     cache.insert([1, 2, 3, 4], cache.page_manager.allocate(2))
     film = Recorder(cache)
-    upper, lower = cache.match([1, 2]).node, cache.match([1, 2, 3, 4]).node
+    upper = cache.match([1, 2]).node
+    lower = cache.match([1, 2, 3, 4]).node
     for node in (upper, lower, upper):
         cache.lock(node)
     cache.unlock(lower)
@@ -179,7 +178,8 @@ def test_recording_changes_nothing():
     """The same random requests, recorded and not, leave the same trees and pages."""
 
     def play(record: bool) -> list[object]:
-        router, chance = new_router(24), random.Random(7)
+        router = new_router(24)
+        chance = random.Random(7)
         film = Recorder(router, steps=True) if record else None
         for _ in range(60):
             lease = admit(

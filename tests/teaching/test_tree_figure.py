@@ -1,6 +1,4 @@
-"""The drawing of a tree: what it tells, in all three forms, and what stays from step to
-step.
-"""
+"""The drawing of a tree: what it tells, in all forms, and what stays in place."""
 
 from __future__ import annotations
 
@@ -30,10 +28,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def boxes(figure: Figure) -> dict[str, tuple[str, str, float, float]]:
-    """By its letter: how a node's box is filled, whether it is dashed, its left and top
-    edge.
-    """
-    found, shapes = {}, []
+    """Each box by its letter: its fill, whether it is dashed, its left and top edge."""
+    found = {}
+    shapes = []
     for element in ET.fromstring(figure.svg).iter():
         if element.tag == f"{SVG}polygon":
             corners = [
@@ -113,7 +110,8 @@ def test_letters_stay_through_splits_and_the_lower_part_keeps_its_own():
 )
 def test_a_letter_means_the_same_node_for_good(steps: list[tuple[list[int], bool]]):
     cache = RadixCache(PageManager(200, 1))
-    letters, known = Letters(), {}
+    letters = Letters()
+    known = {}
     for tokens, is_insert in steps:
         if is_insert:
             pages = cache.page_manager.allocate(len(tokens))
@@ -146,7 +144,8 @@ def test_a_letter_means_the_same_node_for_good(steps: list[tuple[list[int], bool
 
 def test_frames_laid_out_with_one_another_keep_every_node_in_its_place():
     router = new_router()
-    letters, frames = Letters(), []
+    letters = Letters()
+    frames = []
     for text in (
         "Hello, you.",
         "Hello, two of you.",
@@ -286,7 +285,8 @@ def test_a_plain_tree_of_chapter_02_is_drawn_too():
 
 def test_last_use_and_locks_are_shown_when_there_are_any():
     router, _ = two_requests()
-    plain, told = draw_tree(router.cache), draw_tree(router.cache, last_use=True)
+    plain = draw_tree(router.cache)
+    told = draw_tree(router.cache, last_use=True)
     assert "used at" not in plain.svg + plain.text
     assert "used at 3" in told.svg
     assert "locked 1, used at 3" in told.text

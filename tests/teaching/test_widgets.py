@@ -1,6 +1,4 @@
-"""The widgets without a browser: set a value, press a button, read what they say and
-show.
-"""
+"""The widgets without a browser: set a value, press a button, read what they say."""
 
 from __future__ import annotations
 
@@ -89,7 +87,8 @@ def test_every_control_has_a_label(name: str):
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_is_pressed_nothing_breaks(name: str, seed: int):
     """Random clicks and values; `act` checks every invariant after each."""
-    lab, chance = MAKERS[name](), random.Random(seed)
+    lab = MAKERS[name]()
+    chance = random.Random(seed)
     for _ in range(25):
         control = chance.choice(controls(lab))
         match control:

@@ -179,9 +179,7 @@ def charts() -> dict[str, Picture]:
 
 
 def page(made: dict[str, Picture]) -> str:
-    """All pictures as HTML, each on a light and on a dark page, with its drawing and
-    alt text.
-    """
+    """All pictures as HTML, on a light and a dark page, with drawing and alt text."""
     parts = [
         "<!doctype html><meta charset=utf-8><title>Gallery</title><style>"
         "body{font-family:sans-serif;margin:0}.light{background:#fff}.dark{background:#111}"
