@@ -10,9 +10,8 @@ from tests.support.kernel_environment import kernel_environment
 OTHER_MODEL = os.environ.get("RADIX_LIB_MODEL")
 
 #: CPU seconds of a notebook, its kernel and what that starts. The course allows a
-#: minute on two quiet cores; this is twice that, since threads that wait for each other
-#: on a busy machine burn CPU as well. A clock would count all that the machine has to
-#: do.
+#: minute on two quiet cores; this is twice that: waiting threads burn CPU as well.
+#: A clock would count all that the machine has to do.
 BUDGET = 240
 
 spent: dict[str, float] = {}

@@ -1,5 +1,4 @@
-"""RadixAttention, step by step: the prefix cache of SGLang, built on a real language
-model.
+"""RadixAttention, step by step: SGLang's prefix cache, built on a real model.
 
 Names are imported when they are first used, so that the control plane starts without
 torch.

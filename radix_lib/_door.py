@@ -13,9 +13,7 @@ from typing import Any
 def door(
     package: str, home: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose names live in the modules of
-    `home`.
-    """
+    """`__getattr__` and `__dir__` of a package; `home` has the module of each name."""
 
     def get(name: str) -> Any:
         if name not in home:

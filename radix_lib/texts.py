@@ -11,9 +11,7 @@ _IN_THE_REPOSITORY = Path(__file__).parents[1] / "assets"
 
 
 def read_asset(name: str) -> Any:
-    """What a JSON file of `assets/` holds, in an editable install and in one from a
-    wheel.
-    """
+    """What a JSON file of `assets/` holds, whichever way the library is installed."""
     folder = _IN_THE_PACKAGE if _IN_THE_PACKAGE.is_dir() else _IN_THE_REPOSITORY
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 

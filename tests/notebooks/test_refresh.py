@@ -1,6 +1,4 @@
-"""refresh.py on small notebooks: the same bytes twice, nothing lost, nothing
-half-written.
-"""
+"""refresh.py on small notebooks: the same bytes twice, nothing lost or half-written."""
 
 from __future__ import annotations
 
