@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ from tests.support.course import (
     COURSE,
     HOME,
     ROOT,
-    Chapter,
     earlier_modules,
     needed_by,
 )
+from tests.tools import refresh
 
 PACKAGE = ROOT / "radix_lib"
 
@@ -179,31 +178,12 @@ def test_every_numbered_notebook_is_in_the_manifest() -> None:
     assert found <= {chapter.file for chapter in COURSE}
 
 
-def rows_of_the_readme() -> dict[str, list[str]]:
-    """The first two columns of the README's table of chapters, by number."""
+def test_the_readme_lists_the_chapters_as_the_manifest_has_them() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| (\[?(\d\d) .*?) \| (.*?) \|", readme, re.MULTILINE)
-    return {number: [name, builds] for name, number, builds in found}
-
-
-@pytest.mark.parametrize("chapter", COURSE, ids=lambda c: c.file)
-def test_the_readme_lists_the_chapter_and_what_it_builds(chapter: Chapter) -> None:
-    name = f"{chapter.number} {chapter.title[0].lower()}{chapter.title[1:]}"
-    notes = []
-    if chapter.path.exists():
-        name = f"[{name}](notebooks/{chapter.file}.ipynb)"
-    else:
-        notes.append("in preparation")
-    if chapter.optional:
-        notes.append("optional")
-    if notes:
-        name += f" *({', '.join(notes)})*"
-    own = [f"`{module}`" for module in chapter.builds]
-    assert rows_of_the_readme()[chapter.number] == [name, ", ".join(own) or "–"]
-
-
-def test_the_readme_lists_no_other_chapter() -> None:
-    assert list(rows_of_the_readme()) == [chapter.number for chapter in COURSE]
+    assert readme == refresh.with_table(readme), "out of date, run make refresh"
+    for chapter in COURSE:
+        builds = ", ".join(f"`{module}`" for module in chapter.builds) or "–"
+        assert f" | {builds} | {chapter.outcome} |" in readme
 
 
 # --------------------------------------------------------------------------- the doors

@@ -20,7 +20,8 @@ class Chapter(NamedTuple):
 
     file: str
     title: str
-    question: str
+    question: str  # what the reader finds out
+    outcome: str  # what the reader leaves with
     needs: list[str]
     builds: list[str]
     given: Sequence[str] = ()

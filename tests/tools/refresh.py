@@ -246,6 +246,33 @@ def _contents(cell: NotebookNode, path: Path) -> str:
     return "\n".join(rows)
 
 
+def chapters_table() -> str:
+    """The README's table of the chapters."""
+    rows = ["| chapter | builds | you leave with |", "|---|---|---|"]
+    for chapter in _asset("chapters.json"):
+        file, title = chapter["file"], chapter["title"]
+        name = f"{file[:2]} {title[0].lower()}{title[1:]}"
+        notes = []
+        if (ROOT / "notebooks" / f"{file}.ipynb").exists():
+            name = f"[{name}](notebooks/{file}.ipynb)"
+        else:
+            notes.append("in preparation")
+        if chapter.get("optional"):
+            notes.append("optional")
+        if notes:
+            name += f" *({', '.join(notes)})*"
+        builds = ", ".join(f"`{module}`" for module in chapter["builds"])
+        rows.append(f"| {name} | {builds or '–'} | {chapter['outcome']} |")
+    return "\n".join(rows)
+
+
+def with_table(readme: str) -> str:
+    """The README with its table of the chapters as `chapters.json` has it now."""
+    start = readme.index("| chapter |")
+    end = readme.index("\n\n", start)
+    return readme[:start] + chapters_table() + readme[end:]
+
+
 def _glossary(cell: NotebookNode, path: Path) -> str:
     terms = sorted(_asset("glossary.json").items(), key=lambda item: item[0].lower())
     return "\n".join(
@@ -450,6 +477,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"\r  {'written' if changed else 'unchanged'} after {seconds:.1f} s",
             flush=True,
         )
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
