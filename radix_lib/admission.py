@@ -21,20 +21,21 @@ from radix_lib.router import Router
 class NewTokenRatio:
     """What share of the tokens that may still come gets a reserve of pages.
 
-    It falls from `start` to `floor` in `n_steps` decode steps, since most answers end
-    early, and rises when that was too bold. Numbers and formula are SGLang's (0.5.9),
-    whose ratio may also fall after a retraction. `NewTokenRatio(1, 1)` reserves all.
+    It falls from `start` by `decay` in each decode step, down to `floor`, since most
+    answers end early, and rises when that was too bold. Numbers and formula are
+    SGLang's (0.5.9), whose ratio may also fall after a retraction.
+    `NewTokenRatio(1, 1)` reserves all that may come.
     """
 
-    def __init__(self, start: float = 0.7, floor: float = 0.098, n_steps: int = 600):
-        if not 0 <= floor <= start <= 1 or n_steps < 1:
+    def __init__(self, start: float = 0.7, floor: float = 0.098, decay: float = 0.001):
+        if not (0 <= floor <= start <= 1 and decay >= 0):
             raise ValueError(
-                f"start={start}, floor={floor}, n_steps={n_steps}: 0 ≤ floor ≤ start ≤ 1 "
-                "and at least one step are due"
+                f"start={start}, floor={floor}, decay={decay}: the first two are shares, "
+                "0 ≤ floor ≤ start ≤ 1, and decay is not negative"
             )
         self.value = start
         self.floor = floor
-        self.decay = (start - floor) / n_steps
+        self.decay = decay
 
     def fall(self) -> None:
         """After a decode step in which all had room."""

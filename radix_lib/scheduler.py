@@ -164,10 +164,10 @@ class Scheduler:
         """Take in what was said since the last step: who is new, who is cancelled."""
         while self.inbox:
             request = self.inbox[0]
-            if request.outcome:
+            if request.outcome and request.ended_at is None:
                 self._end(request)
                 step.cancelled.append(request)
-            elif request.number not in self.unfinished:
+            elif not request.outcome and request.number not in self.unfinished:
                 self.unfinished[request.number] = request
                 self.priorities.add(request.priority)
                 insort(self.waiting, request, key=attrgetter("number"))
@@ -245,15 +245,15 @@ class Scheduler:
 
     def _admit(self, step: Step) -> None:
         """Admit those who wait while there are budget, places and pages."""
-        if step.retracted or not self.waiting:
+        if step.retracted or not self.waiting or not self._has_place(step):
             return
         n_promised = self.pages.n_promised(self.running)
         coming = Coming(self.running, self.router.page_size)
         for request in self._candidates():
-            passed_over = len(step.refused) + len(step.shared)
-            if not step.budget or len(self.running) >= self.max_running:
+            n_passed_over = len(step.refused) + len(step.shared)
+            if not self._has_place(step) or n_passed_over >= LOOKAHEAD:
                 break
-            if n_promised >= self.pages.n_available or passed_over >= LOOKAHEAD:
+            if n_promised >= self.pages.n_available:
                 break
             if self.share_in_batch and coming.has_part_of(request):
                 step.shared.append(request)
@@ -263,6 +263,9 @@ class Scheduler:
                 self._start(request, step)
                 n_promised += self.pages.n_promised([request])
                 coming.add(request)
+
+    def _has_place(self, step: Step) -> bool:
+        return step.budget > 0 and len(self.running) < self.max_running
 
     def _candidates(self) -> Iterator[Request]:
         """Those who wait, in the order in which to try them.
@@ -298,12 +301,13 @@ class Scheduler:
 
     def _start(self, request: Request, step: Step) -> None:
         """Admit a request: what is cached of it is locked, and it gets its pages."""
-        request.lease = self.router.admit(request.key, request.namespace)
+        lease = self.router.admit(request.key, request.namespace)
+        if not request.n_retractions:
+            request.admitted_at = step.began_at
+            request.n_cached = lease.n_cached
+        request.lease = lease
         self.waiting.remove(request)
         self.running[request] = None
-        if request.admitted_at is None:
-            request.admitted_at = step.began_at
-            request.n_cached = request.lease.n_cached
         step.admitted.append(request)
         self._take_chunk(request, step)
 
@@ -363,8 +367,9 @@ class Scheduler:
             end(request.lease)
         request.lease = None
         request.ended_at = self.model.clock()
-        self.running.pop(request, None)
-        if request in self.waiting:
+        if request in self.running:
+            del self.running[request]
+        elif request in self.waiting:
             self.waiting.remove(request)
         self.unfinished.pop(request.number, None)
 
@@ -391,3 +396,4 @@ class Scheduler:
         elif not request.n_pending:  # what the model said of its next token is lost
             self.router.finish(request.lease)
             request.lease = None
+            request.n_retractions += 1
