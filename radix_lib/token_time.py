@@ -15,6 +15,7 @@ from zlib import crc32
 
 from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_tree import pack_tokens
 from radix_lib.request import Request, Step
 from radix_lib.router import Lease, Router
 from radix_lib.scheduler import Scheduler
@@ -55,6 +56,9 @@ class TokenTime:
     (2, 26.0)
     """
 
+    router_type = Router
+    cache_type = RadixCache
+
     def __init__(
         self,
         n_pages: int = 1024,
@@ -64,8 +68,8 @@ class TokenTime:
         cost: Cost | None = None,
         vocab_size: int = 50_000,
     ):
-        cache = RadixCache(PageManager(n_pages, page_size), policy)
-        self.router = Router(cache, vocab_size=vocab_size)
+        cache = self.cache_type(PageManager(n_pages, page_size), policy)
+        self.router = self.router_type(cache, vocab_size=vocab_size)
         self.cost = cost or Cost()
         self.now = 0.0
 
@@ -84,13 +88,17 @@ class TokenTime:
     def step(self, leases: Sequence[Lease], n_tokens: Sequence[int]) -> list[int]:
         """Say that the next `n_tokens` of each lease are computed; the clock goes on.
 
-        Returns a token for each: a checksum of all that is computed of it.
+        Returns for each the token that follows, which counts if nothing is missing.
         """
         for lease, n in zip(leases, n_tokens, strict=True):
             lease.advance(n)
         n_context = sum(lease.n_computed for lease in leases)
         self.now += self.cost.of(sum(n_tokens), n_context)
-        return [crc32(lease.key) % self.router.vocab_size for lease in leases]
+        return [self.next_token(lease.key) for lease in leases]
+
+    def next_token(self, tokens: Sequence[int] | bytes) -> int:
+        """The token that follows: a checksum of all tokens before it."""
+        return crc32(pack_tokens(tokens)) % self.router.vocab_size
 
 
 class Arrival(NamedTuple):
