@@ -9,7 +9,9 @@ Left out here: K/V, and everything that depends on the machine.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -122,12 +124,12 @@ def play(
     """
     model: Any = scheduler.model
     requests = []
-    due = sorted(arrivals, key=lambda arrival: -arrival.time)
+    due = deque(sorted(arrivals, key=attrgetter("time")))
     while due or scheduler.n_unfinished:
         if not scheduler.n_unfinished:
-            model.now = max(model.now, due[-1].time)
-        while due and due[-1].time <= model.now:
-            came = due.pop()
+            model.now = max(model.now, due[0].time)
+        while due and due[0].time <= model.now:
+            came = due.popleft()
             request = scheduler.submit(came.prompt, came.max_new_tokens, **came.options)
             request.submitted_at = came.time
             requests.append(request)
