@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,23 @@ from numpy.typing import NDArray
 Pages = NDArray[np.int64]
 TOKEN_BYTES = array("I").itemsize
 NO_PAGES: Pages = np.empty(0, np.int64)
+
+
+def whole_number(value: Any, name: str, least: int = 0) -> int:
+    """`value` as an int. Raises ValueError if it is not whole, or below `least`.
+
+    >>> whole_number(np.int64(3), "n_pages")
+    3
+    """
+    if type(value) is int and value >= least:  # nearly always
+        return value
+    try:
+        number = index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} is a whole number from {least}, not {value!r}")
+    return number
 
 
 def pack_tokens(tokens: Sequence[int] | bytes) -> bytes:
