@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from radix_lib.generation_config import end_tokens
+from radix_lib.sampling import as_token_ids
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -91,7 +92,10 @@ def baseline_logits(
 
 @torch.inference_mode(False)
 def baseline_generate(
-    model: Any, tokens: Sequence[int], max_new_tokens: int, stop: Sequence[int] = ()
+    model: Any,
+    tokens: Sequence[int],
+    max_new_tokens: int,
+    stop: int | Sequence[int] = (),
 ) -> tuple[list[int], Tensor]:
     """Hugging Face's greedy `generate`: the new token ids, and each step's logits.
 
@@ -108,7 +112,7 @@ def baseline_generate(
         attention_mask=torch.ones_like(token_ids),
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=[*end_tokens(model), *stop] or None,
+        eos_token_id=[*end_tokens(model), *as_token_ids(stop)] or None,
         pad_token_id=0,  # one sequence: nothing is padded, and unset it warns
         return_dict_in_generate=True,
         output_logits=True,

@@ -23,8 +23,9 @@ from radix_lib.generation_config import end_tokens, warn_of_left_out
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
 from radix_lib.radix_cache import RadixCache, Usage
+from radix_lib.radix_tree import whole_number
 from radix_lib.router import Lease, Router
-from radix_lib.sampling import Sampler, Sampling
+from radix_lib.sampling import Sampler, Sampling, as_token_ids
 
 #: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
@@ -142,15 +143,28 @@ class RadixAttentionModel:
         return cls(loaded.model, loaded.tokenizer, **pool)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids of a prompt; a chat goes through the model's own template."""
+        """The token ids of a prompt; a chat goes through the model's own template.
+
+        Raises ValueError for what is neither text nor a chat nor token ids.
+        """
         if isinstance(prompt, str):
-            return list(self.tokenizer.encode(prompt))
-        if len(prompt) and isinstance(prompt[0], Mapping):
-            prompt = self.tokenizer.apply_chat_template(
+            return self._encode_text(prompt)
+        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+            text = self.tokenizer.apply_chat_template(
                 prompt, tokenize=False, add_generation_prompt=True
             )
-            return list(self.tokenizer.encode(prompt, add_special_tokens=False))
-        return list(prompt)  # type: ignore[arg-type]
+            return self._encode_text(text, add_special_tokens=False)
+        return as_token_ids(prompt)
+
+    def _encode_text(self, text: str, **options: Any) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{text[error.start]!r} at place {error.start} of the prompt is half a "
+                "character, which no tokenizer knows: leave it out"
+            ) from error
+        return list(self.tokenizer.encode(text, **options))
 
     def prefill(
         self,
@@ -166,10 +180,8 @@ class RadixAttentionModel:
         with room for `max_new_tokens`, and the logits after the last token,
         [vocabulary]. Raises what `Router.admit` raises; interrupted, it holds nothing.
         """
-        if chunk_tokens is not None and chunk_tokens != max(1, int(chunk_tokens)):
-            raise ValueError(
-                f"chunk_tokens is a whole number from 1, not {chunk_tokens}"
-            )
+        if chunk_tokens is not None:
+            chunk_tokens = whole_number(chunk_tokens, "chunk_tokens", least=1)
         lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
         try:
             while pending := lease.pending[:chunk_tokens]:
@@ -192,6 +204,8 @@ class RadixAttentionModel:
         lease has no room left or its prompt is not computed; then, and when interrupted
         in the model, no sequence has grown.
         """
+        leases = list(leases)
+        tokens = as_token_ids(tokens)
         self.router.checked_key(tokens)
         for lease in leases:
             self.router.check_live(lease)
@@ -313,7 +327,9 @@ class RadixAttentionModel:
         or interrupted.
         """
         sampling = Sampling(**options)
-        self._check_answers(n, max_new_tokens, sampling)
+        n = whole_number(n, "n", least=1)
+        max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", least=1)
+        self.router.checked_key(sampling.stop)
         ends = {*sampling.stop, *end_tokens(self.model)}
         began = time.perf_counter()
         first_token_seconds = 0.0
@@ -368,13 +384,6 @@ class RadixAttentionModel:
                         [draft.lease for draft in running],
                         [draft.tokens[-1] for draft in running],
                     )
-
-    def _check_answers(self, n: int, max_new_tokens: int, sampling: Sampling) -> None:
-        if n < 1 or max_new_tokens < 1:
-            raise ValueError(
-                f"n={n}, max_new_tokens={max_new_tokens}: both are at least 1"
-            )
-        self.router.checked_key(sampling.stop)
 
     def _text(self, draft: Draft) -> str:
         text: str = self.tokenizer.decode(draft.tokens, skip_special_tokens=True)

@@ -5,11 +5,31 @@ Left out here: penalties, and whatever else looks at the tokens before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from radix_lib.radix_tree import pack_tokens, unpack_tokens, whole_number
+
+
+def as_token_ids(tokens: Any) -> list[int]:
+    """Token ids as a list: of one, or of a list, a tensor or a generator of them.
+
+    Raises ValueError, naming it, for anything else, text above all.
+
+    >>> as_token_ids(7), as_token_ids(torch.tensor([7, 8]))
+    ([7], [7, 8])
+    """
+    if isinstance(tokens, str | bytes | Mapping):
+        raise ValueError(f"{tokens!r} is not a list of token ids: encode text first")
+    if hasattr(tokens, "tolist"):  # numpy and torch
+        tokens = tokens.tolist()
+    ids = list(tokens) if isinstance(tokens, Iterable) else [tokens]
+    return unpack_tokens(pack_tokens(ids))
 
 
 @dataclass(frozen=True)
@@ -17,27 +37,39 @@ class Sampling:
     """How tokens are chosen: greedily, or drawn at random with `seed`.
 
     Above `temperature` 0 they are drawn, from the smallest set whose probability is at
-    least `top_p`. `stop` are token ids that end an answer. Raises ValueError for what
-    is out of range.
+    least `top_p`. `stop` are token ids that end an answer, or a single one. Raises
+    ValueError for what is out of range.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop: Sequence[int] = ()
+    stop: Sequence[int] = ()  # a tuple, whatever it was given as
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and 0 < self.top_p <= 1):
+        try:
+            fits = math.isfinite(self.temperature) and self.temperature >= 0
+            fits = fits and 0 < self.top_p <= 1
+        except TypeError:  # not a number
+            fits = False
+        if not fits:
             raise ValueError(
-                f"temperature={self.temperature}, top_p={self.top_p}: the first is at "
-                "least 0, the second above 0 and at most 1"
+                f"temperature={self.temperature!r}, top_p={self.top_p!r}: the first is "
+                "a number from 0, the second above 0 and at most 1"
             )
+        seed = whole_number(self.seed, "seed")
+        if seed >= 2**63:
+            raise ValueError(f"seed={seed} is not below 2**63")
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "stop", tuple(as_token_ids(self.stop)))
 
     def choose(self, logits: Tensor, random: torch.Generator) -> int:
         """The next token, given the `logits` for it, [vocabulary]."""
         if self.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.cpu().double() / self.temperature
+        # Below the largest, so that the smallest temperature makes no infinity of it.
+        below = logits.cpu().double() - logits.max().cpu().double()
+        scaled = below / self.temperature
         probabilities, order = scaled.softmax(-1).sort(descending=True)
         # A token stays while those before it have less than top_p: the first always.
         before = probabilities.cumsum(-1) - probabilities

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_model import RadixAttentionModel
@@ -19,16 +21,46 @@ BAD: list[tuple[Callable[[RadixAttentionModel], Any], str]] = [
     (lambda model: model.generate([1, 2.5]), "2.5"),
     (lambda model: model.generate([1] * 257, 1), "256"),
     (lambda model: model.generate([1] * 250, 7), "256"),
-    (lambda model: model.generate([1], 0), "max_new_tokens=0"),
+    (lambda model: model.generate(b"abcd"), "b'abcd' is not a list of token ids"),
+    (lambda model: model.generate(None), "not None"),
+    (lambda model: model.generate(["a"]), "not 'a'"),
+    (lambda model: model.generate({"role": "user"}), "{'role': 'user'} is not a list"),
+    (lambda model: model.generate("a\ud800"), "'.ud800' at place 1 of the prompt"),
+    (lambda model: model.generate([1], 0), "max_new_tokens is a whole number from 1"),
+    (lambda model: model.generate([1], 2.5), "max_new_tokens .* not 2.5"),
+    (lambda model: model.generate([1], np.float32(3)), r"not np.float32\(3.0\)"),
+    (lambda model: model.generate([1], "3"), "not '3'"),
+    (lambda model: model.generate([1], None), "not None"),
     (lambda model: model.generate([1], temperature=-1), "temperature=-1"),
     (lambda model: model.generate([1], temperature=float("nan")), "temperature=nan"),
+    (lambda model: model.generate([1], temperature=float("inf")), "temperature=inf"),
+    (lambda model: model.generate([1], temperature=None), "temperature=None"),
+    (lambda model: model.generate([1], temperature="hot"), "temperature='hot'"),
     (lambda model: model.generate([1], top_p=0), "top_p=0"),
+    (lambda model: model.generate([1], top_p=None), "top_p=None"),
     (lambda model: model.generate([1], top_p=1.5), "top_p=1.5"),
     (lambda model: model.generate([1], top_p=float("nan")), "top_p=nan"),
-    (lambda model: model.sample([1], 0), "n=0"),
-    (lambda model: model.prefill([1], chunk_tokens=0), "chunk_tokens"),
+    (lambda model: model.generate([1], seed=None), "seed .* not None"),
+    (lambda model: model.generate([1], seed=1.5), "seed .* not 1.5"),
+    (lambda model: model.generate([1], seed=-1), "seed .* not -1"),
+    (lambda model: model.generate([1], seed=2**63), "seed=9223372036854775808"),
+    (lambda model: model.sample([1], 0), "n is a whole number from 1, not 0"),
+    (lambda model: model.sample([1], 2.5), "n is .* not 2.5"),
+    (lambda model: model.sample([1], None), "n is .* not None"),
+    (lambda model: model.prefill([1], chunk_tokens=0), "chunk_tokens .* not 0"),
+    (lambda model: model.prefill([1], chunk_tokens="2"), "chunk_tokens .* not '2'"),
+    (lambda model: model.prefill([1], chunk_tokens=float("nan")), "not nan"),
     (lambda model: model.prefill([1] * 9, chunk_tokens=2.5), "not 2.5"),
     (lambda model: model.generate([1], stop=[5, 97]), "token id 97"),
+    (lambda model: model.generate([1], stop=97), "token id 97"),
+    (lambda model: model.generate([1], stop=-1), "not -1"),
+    (lambda model: model.generate([1], stop=[2.5]), "not 2.5"),
+    (lambda model: model.generate([1], stop=torch.tensor([2.5])), "not 2.5"),
+    (lambda model: model.generate([1], stop=torch.tensor([[5]])), r"not \[5\]"),
+    (lambda model: model.generate([1], stop="ab"), "'ab' is not a list of token ids"),
+    (lambda model: model.generate([1], stop=b"abcd"), "b'abcd' is not a list"),
+    (lambda model: model.generate([1], stop=["a"]), "not 'a'"),
+    (lambda model: model.generate([1], stop=None), "not None"),
     (lambda model: model.prefill([1], max_new_tokens=-1), "-1"),
 ]
 

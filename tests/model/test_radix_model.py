@@ -154,13 +154,14 @@ def test_a_chat_is_written_by_the_models_own_template(real: Any) -> None:
     assert model.encode("Hi there") == real.tokenizer.encode("Hi there")
 
 
-@pytest.mark.parametrize("container", [list, tuple, np.array, torch.tensor])
+@pytest.mark.parametrize("container", [list, tuple, np.array, torch.tensor, iter])
 def test_a_prompt_may_be_token_ids(
     cached: Models, container: Callable[[list[int]], Any]
 ) -> None:
     model = cached()
     prompt = some_tokens(9)
     assert model.encode(container(prompt)) == prompt
+    assert all(type(token) is int for token in model.encode(container(prompt)))
     assert (
         model.generate(container(prompt), 3).tokens == model.generate(prompt, 3).tokens
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from radix_lib.radix_model import Sampling
+from radix_lib.sampling import Sampling
 from tests.support.answers import Models, assert_idle, some_tokens
 
 # ── Choosing ──────────────────────────────────────────────────────────────────────────
@@ -53,6 +54,12 @@ def test_temperature_divides_the_logits(temperature: float) -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30])
+def test_the_smallest_temperatures_choose_what_0_chooses(temperature: float) -> None:
+    shares = drawn(BY_HAND, temperature, 1.0, 10)
+    assert shares.argmax() == 2 and shares.max() == 1
+
+
 def test_temperature_zero_takes_the_largest_and_draws_nothing() -> None:
     random = torch.Generator().manual_seed(0)
     before = random.get_state()
@@ -78,6 +85,8 @@ def test_samples_are_those_that_come_alone(cached: Models) -> None:
                 other.generate(prompt, 16, seed=7 + i, **sampling).tokens
                 == sample.tokens
             )
+    third = model.generate(prompt, np.int64(16), seed=np.int64(9), **sampling)
+    assert third.tokens == samples[2].tokens
     again = cached().sample(prompt, 4, 16, seed=7, **sampling)
     assert [sample.tokens for sample in again] == [sample.tokens for sample in samples]
 

@@ -6,11 +6,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from radix_lib.radix_model import Generation, RadixAttentionModel, Sampling
+from radix_lib.equality import baseline_generate
+from radix_lib.radix_model import Generation, RadixAttentionModel
+from radix_lib.sampling import Sampling
 from tests.support.answers import (
     Characters,
     Models,
@@ -32,6 +36,46 @@ def test_generation_stops_at_a_stop_token(cached: Models) -> None:
         == whole[: whole.index(stop) + 1]
     )
     assert_idle(model)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        int,
+        np.int64,
+        torch.tensor,
+        lambda stop: [stop],
+        lambda stop: {stop},
+        lambda stop: (token for token in (96, stop)),
+        lambda stop: np.array([96, stop], np.uint8),
+        lambda stop: torch.tensor([96, stop]),
+        lambda stop: [torch.tensor(96), torch.tensor(stop)],
+        lambda stop: np.array(stop),
+    ],
+)
+def test_stop_tokens_may_come_in_any_container(
+    cached: Models, wrapped: Callable[[int], Any]
+) -> None:
+    model = cached()
+    prompt = some_tokens(9)
+    whole = model.generate(prompt, 20).tokens
+    expected = whole[: whole.index(whole[5]) + 1]
+    assert model.generate(prompt, 20, stop=wrapped(whole[5])).tokens == expected
+    theirs, _ = baseline_generate(model.model, prompt, 20, wrapped(whole[5]))
+    assert theirs == expected
+
+
+def test_a_stop_token_of_0_is_one(cached: Models) -> None:
+    model = cached()
+    assert Sampling(stop=0).stop == (0,)
+    prompt = next(
+        prompt
+        for prompt in ([seed] for seed in range(97))
+        if 0 in model.generate(prompt, 20).tokens[:-1]
+    )
+    whole = model.generate(prompt, 20).tokens
+    stopped = model.generate(prompt, 20, stop=0).tokens
+    assert stopped == whole[: whole.index(0) + 1]
 
 
 def test_generation_stops_at_the_models_own_end_token(
