@@ -9,7 +9,6 @@ Left out here: who is served when, and requests that join a running batch (chapt
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from radix_lib.draft import Draft
 from radix_lib.executor import AttentionExecutor, Chunk
 from radix_lib.generation_config import end_tokens, warn_of_left_out
 from radix_lib.model_loader import load_model
@@ -41,29 +41,6 @@ class Generation(NamedTuple):
     computed_tokens: int  # of the prompt, run through the model (once for all samples)
     first_token_seconds: float
     seconds: float
-
-
-class Draft:
-    """An answer in the making: the lease it runs on, and what was chosen so far."""
-
-    def __init__(self, lease: Lease, seed: int):
-        self.lease = lease
-        self.random = torch.Generator().manual_seed(seed)
-        self.tokens: list[int] = []
-        self.ended = False
-        self.text = ""  # what was shown of it last
-
-
-def settled(text: str, tokenizer: Any) -> str:
-    """As much of the text of an unfinished answer as later tokens leave alone.
-
-    A character of which bytes are missing decodes to U+FFFD. A tokenizer that cleans up
-    spaces makes "n't" of " n" and "'t", and "." of " .".
-    """
-    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    if getattr(tokenizer, "clean_up_tokenization_spaces", False):
-        text = re.sub(r"[ '][ 'nvr]*$", "", text)
-    return text
 
 
 class Stats(NamedTuple):
@@ -352,16 +329,14 @@ class RadixAttentionModel:
                 # Choose the next token of each that runs.
                 for draft, row in zip(running, rows, strict=True):
                     token = sampling.choose(row, draft.random)
-                    draft.tokens.append(token)
-                    n_tokens = len(draft.tokens)
-                    draft.ended = token in ends or n_tokens == max_new_tokens
+                    draft.add(token, ends, max_new_tokens)
 
                 # Show all answers, those that have ended included.
                 seconds = time.perf_counter() - began
                 first_token_seconds = first_token_seconds or seconds
                 yield [
                     Generation(
-                        self._text(draft),
+                        draft.show(self.tokenizer),
                         list(draft.tokens),
                         n_prompt,
                         n_cached,
@@ -384,17 +359,6 @@ class RadixAttentionModel:
                         [draft.lease for draft in running],
                         [draft.tokens[-1] for draft in running],
                     )
-
-    def _text(self, draft: Draft) -> str:
-        text: str = self.tokenizer.decode(draft.tokens, skip_special_tokens=True)
-        if not draft.ended:
-            text = settled(text, self.tokenizer)
-            # Llama's tokenizer falls back to bytes, and a character that lacks some
-            # spoils those before it until it is whole: nothing is taken back.
-            if not text.startswith(draft.text):
-                text = draft.text
-        draft.text = text
-        return text
 
     def flush(self) -> None:
         """Forget all K/V, as is due after a change of weights.

@@ -1,0 +1,54 @@
+"""Chapter 07: an answer in the making, its tokens and what is shown of its text.
+
+Left out here: where the tokens come from (`sampling`, `radix_model`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from typing import Any
+
+import torch
+
+from radix_lib.router import Lease
+
+
+class Draft:
+    """An answer in the making: the lease it runs on, and what was chosen so far."""
+
+    def __init__(self, lease: Lease, seed: int):
+        self.lease = lease
+        self.random = torch.Generator().manual_seed(seed)
+        self.tokens: list[int] = []
+        self.ended = False
+        self.shown = ""
+
+    def add(self, token: int, ends: Container[int], max_new_tokens: int) -> None:
+        """Take a token. One of `ends` ends the answer, as does the last that may be."""
+        self.tokens.append(token)
+        self.ended = token in ends or len(self.tokens) == max_new_tokens
+
+    def show(self, tokenizer: Any) -> str:
+        """The text so far: it begins with what was shown before, and ends whole."""
+        text: str = tokenizer.decode(self.tokens, skip_special_tokens=True)
+        if not self.ended:
+            text = settled(text, tokenizer)
+            # Llama's tokenizer falls back to bytes, and a character that lacks some
+            # spoils those before it until it is whole: nothing is taken back.
+            if not text.startswith(self.shown):
+                text = self.shown
+        self.shown = text
+        return text
+
+
+def settled(text: str, tokenizer: Any) -> str:
+    """As much of the text of an unfinished answer as later tokens leave alone.
+
+    A character of which bytes are missing decodes to U+FFFD. A tokenizer that cleans up
+    spaces makes "n't" of " n" and "'t", and "." of " .".
+    """
+    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    if getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        text = re.sub(r"[ '][ 'nvr]*$", "", text)
+    return text
