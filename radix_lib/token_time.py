@@ -9,9 +9,9 @@ Left out here: K/V, and everything that depends on the machine.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
-from operator import attrgetter
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -104,12 +104,17 @@ class TokenTime:
 
 
 class Arrival(NamedTuple):
-    """A request that comes at a certain time; `options` as `submit` takes them."""
+    """A request that comes at a certain time; `options` as `submit` takes them.
+
+    With `after`, the number of another arrival, the time counts from the end of that
+    one: the next turn of a dialogue, after a pause to think.
+    """
 
     time: float
     prompt: Sequence[int]
     max_new_tokens: int
     options: dict[str, Any] = {}  # noqa: RUF012  (never written to)
+    after: int | None = None
 
 
 def play(
@@ -123,17 +128,29 @@ def play(
     nothing is left to do. Returns the requests, in order of arrival.
     """
     model: Any = scheduler.model
-    requests = []
-    due = deque(sorted(arrivals, key=attrgetter("time")))
+    arrivals = list(arrivals)
+    followers: dict[int, list[int]] = defaultdict(list)
+    # Those of one time come in the order given.
+    due: list[tuple[float, int]] = []
+    for number, arrival in enumerate(arrivals):
+        if arrival.after is None:
+            heappush(due, (arrival.time, number))
+        else:
+            followers[arrival.after].append(number)
+    numbers: dict[Request, int] = {}  # of those that have come
     while due or scheduler.n_unfinished:
         if not scheduler.n_unfinished:
-            model.now = max(model.now, due[0].time)
-        while due and due[0].time <= model.now:
-            came = due.popleft()
+            model.now = max(model.now, due[0][0])
+        while due and due[0][0] <= model.now:
+            time, number = heappop(due)
+            came = arrivals[number]
             request = scheduler.submit(came.prompt, came.max_new_tokens, **came.options)
-            request.submitted_at = came.time
-            requests.append(request)
+            request.submitted_at = time
+            numbers[request] = number
         step = scheduler.advance()
+        for ended in (*step.finished, *step.failed, *step.cancelled):
+            for number in followers[numbers[ended]]:
+                heappush(due, (model.now + arrivals[number].time, number))
         if progress:
             progress(step)
-    return requests
+    return list(numbers)

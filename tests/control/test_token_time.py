@@ -1,4 +1,4 @@
-"""Chapter 08: a model that computes nothing, and the arrivals that it is played with."""
+"""Chapter 08: a model that computes nothing, and the arrivals it is played with."""
 
 from __future__ import annotations
 
