@@ -99,6 +99,7 @@ def test_own_prompts_page_size_and_length(run: Run) -> None:
     [
         (["--page-size", "0"], "at least 1 token"),
         (["--prompt", ""], "at least one token"),
+        (["--prompt", "caf\udce9"], r"'\udce9' at place 3 of the prompt"),
         (["--max-new-tokens", "0"], "at least 1"),
         (["--max-new-tokens", "9000"], "room for more: 9000"),
         (["--exact", "--page-size", "4"], "only --model goes with it"),
