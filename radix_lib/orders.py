@@ -49,16 +49,17 @@ def depth_first(waiting: Sequence[Request], cache: RadixCache) -> list[Request]:
 
     Only nodes on the way of a waiting request are looked at; SGLang walks the tree.
     """
-    paths = [[node for node, _ in path_in_cache(r, cache)] for r in waiting]
-    weights = Counter(node for path in paths for node in path)
+    paths = {request: path_in_cache(request, cache) for request in waiting}
+    weights = Counter(node for path in paths.values() for node, _ in path)
     places = {node: place for place, node in enumerate(weights)}
-    deeper_first = (1, 0)  # after every step to a child, whose first number is negative
 
-    def turns(path: list[Any]) -> list[tuple[int, int]]:
-        return [*((-weights[node], places[node]) for node in path), deeper_first]
+    def turns(request: Request) -> list[tuple[int, int]]:
+        """What to take at each fork; a number above 0 ends it, so children go first."""
+        path = paths[request]
+        n_pages = sum(n for _, n in path)
+        return [*((-weights[node], places[node]) for node, _ in path), (1, -n_pages)]
 
-    ordered = sorted(zip(paths, waiting, strict=True), key=lambda pair: turns(pair[0]))
-    return [request for _, request in ordered]
+    return sorted(waiting, key=turns)
 
 
 def response_ratio(waiting: Sequence[Request], cache: RadixCache) -> list[Request]:

@@ -40,7 +40,8 @@ class Scheduler:
     """Serves requests over one model, several in each step.
 
     A step computes at most `token_budget` tokens, of at most `max_running` requests,
-    and at most `chunk_tokens` of one. `order` is one of `ORDERS`; a request that
+    and at most `chunk_tokens` of one: where these are None, the budget is the only
+    limit. `order` is one of `ORDERS`; a request that
     `patience` later ones have passed is next, whatever the order. With `prefill_first`
     answers wait while there are prompts to compute (SGLang's default). With
     `share_in_batch` a request waits while a neighbour computes a prefix of its own.
@@ -52,7 +53,7 @@ class Scheduler:
         model: Model,
         *,
         token_budget: int = 256,
-        max_running: int = 64,
+        max_running: int | None = None,
         chunk_tokens: int | None = None,
         order: str = "fcfs",
         patience: int = 256,
@@ -63,7 +64,8 @@ class Scheduler:
     ):
         if order not in ORDERS:
             raise ValueError(f"no order {order!r}: choose from {', '.join(ORDERS)}")
-        if not 1 <= max_running <= token_budget:
+        self.max_running = token_budget if max_running is None else max_running
+        if not 1 <= self.max_running <= token_budget:
             raise ValueError(
                 f"max_running={max_running}, token_budget={token_budget}: at least one "
                 "request runs, and in each step all that run may get a token"
@@ -76,7 +78,6 @@ class Scheduler:
         self.model = model
         self.router = model.router
         self.token_budget = token_budget
-        self.max_running = max_running
         self.order = order
         self.patience = patience
         self.prefill_first = prefill_first
@@ -302,7 +303,7 @@ class Scheduler:
     def _start(self, request: Request, step: Step) -> None:
         """Admit a request: what is cached of it is locked, and it gets its pages."""
         lease = self.router.admit(request.key, request.namespace)
-        if not request.n_retractions:
+        if not (request.n_retractions or request.n_output):  # for the first time
             request.admitted_at = step.began_at
             request.n_cached = lease.n_cached
         request.lease = lease

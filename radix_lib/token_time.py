@@ -83,8 +83,9 @@ class TokenTime:
         """The token ids of a prompt: token ids are all that it takes."""
         return list(prompt)
 
-    def sampler(self, answer: Sequence[int] = (), stop: Container[int] = ()) -> Script:
+    def sampler(self, answer: Sequence[int] = (), stop: Sequence[int] = ()) -> Script:
         """What chooses an answer: `answer`, then checksums; it ends after a `stop`."""
+        self.router.checked_key([*answer, *stop])
         return Script(answer, stop)
 
     def step(self, leases: Sequence[Lease], n_tokens: Sequence[int]) -> list[int]:
