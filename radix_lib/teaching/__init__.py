@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.executor_exercises import (
         attends_by_page as attends_by_page,
     )
+    from radix_lib.teaching.checks.exact_schedules import (
+        compare_schedule as compare_schedule,
+    )
     from radix_lib.teaching.checks.generation_exercises import Stop as Stop
     from radix_lib.teaching.checks.generation_exercises import (
         counts_sample_pages as counts_sample_pages,
@@ -75,6 +78,16 @@ if TYPE_CHECKING:
     )
     from radix_lib.teaching.checks.router_exercises import (
         tells_the_truth as tells_the_truth,
+    )
+    from radix_lib.teaching.checks.scheduler_bugs import FIELD_BUGS as FIELD_BUGS
+    from radix_lib.teaching.checks.schedules import RememberingModel as RememberingModel
+    from radix_lib.teaching.checks.schedules import draw_schedule as draw_schedule
+    from radix_lib.teaching.checks.schedules import play_schedule as play_schedule
+    from radix_lib.teaching.checks.scheduling_mutants import (
+        SCHEDULING_MUTANTS as SCHEDULING_MUTANTS,
+    )
+    from radix_lib.teaching.checks.scheduling_mutants import (
+        examine_scheduling as examine_scheduling,
     )
     from radix_lib.teaching.checks.tree_exercises import merges_nodes as merges_nodes
     from radix_lib.teaching.checks.tree_exercises import (
@@ -187,6 +200,7 @@ else:
         "serves_requests": "checks.contracts",
         "merges_halves": "checks.equality_exercises",
         "attends_by_page": "checks.executor_exercises",
+        "compare_schedule": "checks.exact_schedules",
         "Stop": "checks.generation_exercises",
         "counts_sample_pages": "checks.generation_exercises",
         "searches_on_forks": "checks.generation_exercises",
@@ -206,6 +220,12 @@ else:
         "stop_inside": "checks.router_exercises",
         "survives_interruptions": "checks.router_exercises",
         "tells_the_truth": "checks.router_exercises",
+        "FIELD_BUGS": "checks.scheduler_bugs",
+        "RememberingModel": "checks.schedules",
+        "draw_schedule": "checks.schedules",
+        "play_schedule": "checks.schedules",
+        "SCHEDULING_MUTANTS": "checks.scheduling_mutants",
+        "examine_scheduling": "checks.scheduling_mutants",
         "merges_nodes": "checks.tree_exercises",
         "tells_collisions_apart": "checks.tree_exercises",
         "Lab": "widgets.base",
