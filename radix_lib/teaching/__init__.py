@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.equality_exercises import (
         merges_halves as merges_halves,
     )
-    from radix_lib.teaching.checks.executor_exercises import (
-        attends_by_page as attends_by_page,
-    )
     from radix_lib.teaching.checks.exact_schedules import (
         compare_schedule as compare_schedule,
+    )
+    from radix_lib.teaching.checks.executor_exercises import (
+        attends_by_page as attends_by_page,
     )
     from radix_lib.teaching.checks.generation_exercises import Stop as Stop
     from radix_lib.teaching.checks.generation_exercises import (
