@@ -5,7 +5,7 @@ the cache tells: which blocks it stored, which it removed, that all are gone. A 
 a page of tokens, named by a hash of itself *and of all before it*, so that equal names
 mean equal prefixes, on any worker.
 
-Left out here: how events travel, and what to do with the index (`fleet`). Source: SGLang
+Left out here: how events travel, and who reads the index (`fleet`). Source: SGLang
 0.5.9, `disaggregation/kv_events.py`, whose events are also vLLM's.
 """
 

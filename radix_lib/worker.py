@@ -1,0 +1,439 @@
+"""Chapter 10: a worker. One process that serves a model over HTTP, as SGLang's do.
+
+    python -m radix_lib.worker --port 30001
+
+The paths are SGLang's (`/generate`, `/health`, `/model_info`, `/server_info`,
+`/flush_cache`) and OpenAI's (`/v1/chat/completions`, `/v1/models`); `/kv_events` is
+ours. Requests that come together share the steps of one scheduler.
+
+Left out here: stop strings, tools, several answers to one request, log probabilities.
+Source: SGLang 0.5.9, `entrypoints/http_server.py` and `managers/io_struct.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Literal
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi import Request as Call
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from radix_lib.engine import Engine, EngineStopped, Overloaded, text_of
+from radix_lib.kv_events import Event, TellingCache
+from radix_lib.model_loader import load_model
+from radix_lib.radix_model import RadixAttentionModel
+from radix_lib.request import Request
+from radix_lib.router import Namespace
+from radix_lib.scheduler import Scheduler
+from radix_lib.supported_models import ModelError
+
+LOOPBACK = "127.0.0.1"
+
+
+class TellingModel(RadixAttentionModel):
+    """A model whose cache tells what it stores and evicts."""
+
+    cache_type = TellingCache
+
+
+# ── What may be asked ────────────────────────────────────────────────────────────────
+
+
+class Asked(BaseModel):
+    """A body whose fields are known: any other is refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SamplingParams(Asked):
+    """How to choose tokens, with SGLang's names."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    sampling_seed: int = 0
+    stop_token_ids: list[int] = Field(default_factory=list)
+
+    def options(self) -> dict[str, Any]:
+        """The same, as `Sampling` names them."""
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.sampling_seed,
+            "stop": self.stop_token_ids,
+        }
+
+
+class GenerateBody(Asked):
+    """What `/generate` takes: a text, or token ids."""
+
+    text: str | None = None
+    input_ids: list[int] | None = None
+    sampling_params: SamplingParams = Field(default_factory=SamplingParams)
+    stream: bool = False
+    rid: str | None = None
+    cache_salt: str = ""
+    lora_path: str = ""
+
+
+class Message(Asked):
+    """A turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class StreamOptions(Asked):
+    """What a stream says beside the answer."""
+
+    include_usage: bool = False
+
+
+class ChatBody(Asked):
+    """What `/v1/chat/completions` takes."""
+
+    messages: list[Message] = Field(min_length=1)
+    model: str = ""
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stream: bool = False
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+    user: str = ""
+    cache_salt: str = ""
+
+    @property
+    def most(self) -> int:
+        """How many tokens the answer may have."""
+        asked = self.max_completion_tokens or self.max_tokens
+        return 128 if asked is None else asked
+
+
+# ── What is answered ─────────────────────────────────────────────────────────────────
+
+
+class Answers:
+    """One model behind HTTP: submits what is asked and writes what comes."""
+
+    def __init__(self, engine: Engine, name: str):
+        self.engine = engine
+        self.model: Any = engine.scheduler.model
+        self.name = name
+
+    async def generate(self, body: GenerateBody, call: Call) -> Response:
+        """`/generate`."""
+        if (body.text is None) == (body.input_ids is None):
+            raise HTTPException(400, "give either text or input_ids")
+        prompt = body.input_ids if body.text is None else body.text
+        states = self.engine.stream(
+            prompt,
+            body.sampling_params.max_new_tokens,
+            namespace=Namespace(body.cache_salt, body.lora_path),
+            **body.sampling_params.options(),
+        )
+        return await self._respond(states, call, body.stream, GenerateForm(self, body))
+
+    async def chat(self, body: ChatBody, call: Call) -> Response:
+        """`/v1/chat/completions`."""
+        states = self.engine.stream(
+            [message.model_dump() for message in body.messages],
+            body.most,
+            namespace=Namespace(body.cache_salt),
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+        )
+        return await self._respond(states, call, body.stream, ChatForm(self, body))
+
+    async def _respond(
+        self, states: AsyncIterator[Request], call: Call, stream: bool, form: Any
+    ) -> Response:
+        """The whole answer, or its pieces as they come."""
+        first = await _unless_gone(anext(states), call)
+        if stream:
+            pieces = self._pieces(states, first, form)
+            return StreamingResponse(pieces, media_type="text/event-stream")
+        last = first
+        async with aclosing(states):  # type: ignore[type-var]
+            while not last.outcome:
+                last = await _unless_gone(anext(states), call)
+        _check(last)
+        return JSONResponse(form.whole(last, text_of(last, self.model.tokenizer)))
+
+    async def _pieces(
+        self, states: AsyncIterator[Request], first: Request, form: Any
+    ) -> AsyncIterator[str]:
+        """Server-sent events. Closed when the client goes: that cancels the request."""
+        shown = ""
+        state = first
+        async with aclosing(states):  # type: ignore[type-var]
+            try:
+                while True:
+                    text = text_of(state, self.model.tokenizer, shown)
+                    for piece in form.pieces(state, text, shown):
+                        yield f"data: {json.dumps(piece)}\n\n"
+                    shown = text
+                    if state.outcome:
+                        _check(state)
+                        break
+                    state = await anext(states)
+            except (HTTPException, EngineStopped) as error:
+                said = getattr(error, "detail", str(error))
+                yield f"data: {json.dumps(_error(said))}\n\n"
+            yield "data: [DONE]\n\n"
+
+
+async def _unless_gone(coming: Any, call: Call) -> Any:
+    """What is coming, or an end as soon as the client has gone."""
+    task = asyncio.ensure_future(coming)
+    while not task.done():
+        await asyncio.wait([task], timeout=0.2)
+        if not task.done() and await call.is_disconnected():
+            task.cancel()
+            raise HTTPException(499, "the client has gone")
+    return task.result()
+
+
+def _check(request: Request) -> None:
+    if request.outcome != "finished":
+        why = f": {request.error}" if request.error else ""
+        raise HTTPException(500, f"this request was {request.outcome}{why}")
+
+
+def _usage(request: Request) -> dict[str, int]:
+    return {
+        "prompt_tokens": request.n_prompt,
+        "completion_tokens": request.n_output,
+        "cached_tokens": request.n_cached,
+    }
+
+
+def _stopped(request: Request) -> bool:
+    """Whether the answer ended by itself, and not because it had grown long enough."""
+    return bool(request.output) and request.output[-1] in request.sampler.ends
+
+
+class GenerateForm:
+    """SGLang's form: each piece holds all of the text so far."""
+
+    def __init__(self, answers: Answers, body: GenerateBody):
+        self.rid = body.rid
+
+    def whole(self, request: Request, text: str) -> dict[str, Any]:
+        """An answer, whole or so far."""
+        reason: dict[str, Any] | None = None
+        if request.outcome:
+            reason = {"type": "length", "length": request.n_output}
+            if _stopped(request):
+                reason = {"type": "stop", "matched": request.output[-1]}
+        meta = {"id": self.rid or str(request.number), "finish_reason": reason}
+        return {
+            "text": text,
+            "output_ids": request.output,
+            "meta_info": meta | _usage(request),
+        }
+
+    def pieces(self, request: Request, text: str, shown: str) -> list[dict[str, Any]]:
+        """What a stream says of this state."""
+        return [self.whole(request, text)]
+
+
+class ChatForm:
+    """OpenAI's form: each piece holds what is new."""
+
+    def __init__(self, answers: Answers, body: ChatBody):
+        self.name = body.model or answers.name
+        self.include_usage = body.stream_options.include_usage
+        self.began = False
+
+    def whole(self, request: Request, text: str) -> dict[str, Any]:
+        """An answer."""
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": self._reason(request),
+        }
+        return self._frame(request, "chat.completion", [choice]) | {
+            "usage": self._usage(request)
+        }
+
+    def pieces(self, request: Request, text: str, shown: str) -> list[dict[str, Any]]:
+        """What a stream says of this state."""
+        delta: dict[str, str] = {"content": text[len(shown) :]}
+        if not self.began:
+            delta = {"role": "assistant"} | delta
+            self.began = True
+        choice = {"index": 0, "delta": delta, "finish_reason": self._reason(request)}
+        pieces = [self._frame(request, "chat.completion.chunk", [choice])]
+        if request.outcome and self.include_usage:
+            last = self._frame(request, "chat.completion.chunk", [])
+            pieces.append(last | {"usage": self._usage(request)})
+        return pieces
+
+    def _frame(self, request: Request, kind: str, choices: list[Any]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{request.number}",
+            "object": kind,
+            "created": int(request.submitted_at),
+            "model": self.name,
+            "choices": choices,
+        }
+
+    def _reason(self, request: Request) -> str | None:
+        if not request.outcome:
+            return None
+        return "stop" if _stopped(request) else "length"
+
+    def _usage(self, request: Request) -> dict[str, Any]:
+        usage = _usage(request)
+        cached = usage.pop("cached_tokens")
+        total = usage["prompt_tokens"] + usage["completion_tokens"]
+        details = {"cached_tokens": cached}
+        return usage | {"total_tokens": total, "prompt_tokens_details": details}
+
+
+# ── The application ──────────────────────────────────────────────────────────────────
+
+
+def application(engine: Engine, name: str) -> FastAPI:
+    """The paths of a worker. The engine runs as long as the application does."""
+
+    @asynccontextmanager
+    async def serving(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await asyncio.to_thread(engine.stop)
+
+    app = FastAPI(title="radix_lib worker", lifespan=serving)
+    answers = Answers(engine, name)
+    model = answers.model
+    app.post("/generate")(answers.generate)
+    app.post("/v1/chat/completions")(answers.chat)
+
+    @app.get("/health")
+    def health() -> Response:
+        return Response(status_code=200 if engine.alive else 503)
+
+    @app.get("/model_info")
+    def model_info() -> dict[str, Any]:
+        # No model_path: SGLang's router would ask a hub for its tokenizer.
+        return {"served_model_name": name, "is_generation": True}
+
+    @app.get("/server_info")
+    def server_info() -> dict[str, Any]:
+        pool = model.router.page_manager
+        return {
+            "served_model_name": name,
+            "page_size": pool.page_size,
+            "max_total_num_tokens": pool.n_pages * pool.page_size,
+            "requests": engine.scheduler.n_unfinished,
+            "pages": model.router.usage()._asdict(),
+        }
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        card = {"id": name, "object": "model", "owned_by": "radix_lib"}
+        return {"object": "list", "data": [card]}
+
+    @app.post("/flush_cache")
+    def flush_cache() -> dict[str, bool]:
+        try:
+            model.flush()
+        except RuntimeError as error:
+            raise HTTPException(400, str(error)) from error
+        return {"success": True}
+
+    @app.get("/kv_events")
+    def kv_events() -> list[dict[str, Any]]:
+        return [_as_json(event) for event in model.cache.take_events()]
+
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_body)
+    app.add_exception_handler(ValueError, _refuse_value)
+    app.add_exception_handler(Overloaded, _refuse_for_now)
+    app.add_exception_handler(EngineStopped, _refuse_for_now)
+    return app
+
+
+def _as_json(event: Event) -> dict[str, Any]:
+    fields = event._asdict()
+    for name in ("block_hashes", "parent_block_hash"):
+        value = fields.get(name)
+        if isinstance(value, bytes):
+            fields[name] = value.hex()
+        elif isinstance(value, list):
+            fields[name] = [each.hex() for each in value]
+    return {"type": type(event).__name__} | fields
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message}}
+
+
+async def _refuse(_: Call, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(_error(error.detail), error.status_code)
+
+
+async def _refuse_body(_: Call, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    return JSONResponse(_error(f"{place}: {first['msg']}"), 400)
+
+
+async def _refuse_value(_: Call, error: Exception) -> Response:
+    return JSONResponse(_error(str(error)), 400)
+
+
+async def _refuse_for_now(_: Call, error: Exception) -> Response:
+    return JSONResponse(_error(str(error)), 503, headers={"Retry-After": "1"})
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser("python -m radix_lib.worker", description=__doc__)
+    parser.add_argument("--host", default=LOOPBACK, help=f"(default: {LOOPBACK})")
+    parser.add_argument("--port", type=int, default=30001)
+    parser.add_argument("--model", help="a hub id or a local folder")
+    parser.add_argument("--page-size", type=int, default=16, help="tokens a page")
+    parser.add_argument("--n-pages", type=int, default=512)
+    parser.add_argument("--max-requests", type=int, default=256)
+    args = parser.parse_args()
+    try:
+        loaded = load_model(args.model)
+        model: Any = TellingModel(
+            loaded.model,
+            loaded.tokenizer,
+            page_size=args.page_size,
+            n_pages=args.n_pages,
+        )
+        engine = Engine(Scheduler(model), args.max_requests)
+    except (ModelError, ValueError) as error:
+        print(f"radix_lib: {error}", file=sys.stderr)
+        return 2
+    if args.host != LOOPBACK:
+        print(f"Open to whoever reaches {args.host}: no password.", file=sys.stderr)
+    uvicorn.run(
+        application(engine, loaded.name),
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        access_log=False,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""A worker over HTTP: SGLang's form, OpenAI's client, refusals, and clients that go."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from radix_lib.worker import TellingModel
+from tests.support.serving import serving, tiny_with
+
+SYSTEM = (
+    "You are a patient teacher of arithmetic. Explain each step in a few words. " * 2
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(real: Any) -> Any:
+    return tiny_with(real.tokenizer)
+
+
+@pytest.fixture
+def worker(tiny: Any, real: Any) -> Iterator[tuple[str, TellingModel]]:
+    with serving(tiny, real.tokenizer, n_pages=400, page_size=4) as served:
+        yield served
+
+
+def chat(text: str) -> list[Any]:
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+
+
+def is_idle(model: TellingModel) -> bool:
+    """Whether no request holds a page, within a few seconds."""
+    for _ in range(100):
+        if not model.router.leases:
+            model.router.check_integrity()
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_generate_answers_as_the_model_alone(
+    worker: tuple[str, TellingModel], tiny: Any, real: Any
+) -> None:
+    address, _ = worker
+    body = {"text": "One, two, three", "sampling_params": {"max_new_tokens": 8}}
+    first = httpx.post(f"{address}/generate", json=body).json()
+    again = httpx.post(f"{address}/generate", json=body | {"rid": "again"}).json()
+    alone = TellingModel(tiny, real.tokenizer).generate("One, two, three", 8)
+    assert first["output_ids"] == alone.tokens
+    assert first["text"] == alone.text
+    assert first["meta_info"]["cached_tokens"] == 0
+    assert again["output_ids"] == alone.tokens
+    assert again["meta_info"]["cached_tokens"] == 4
+    assert again["meta_info"]["id"] == "again"
+    assert again["meta_info"]["finish_reason"] == {"type": "length", "length": 8}
+
+
+def test_token_ids_and_a_stream_give_the_same_answer(
+    worker: tuple[str, TellingModel], real: Any
+) -> None:
+    address, _ = worker
+    ids = real.tokenizer.encode("One, two, three")
+    body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 8}, "stream": True}
+    with httpx.stream("POST", f"{address}/generate", json=body) as response:
+        lines = [line for line in response.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    states = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    texts = [state["text"] for state in states]
+    assert all(b.startswith(a) for a, b in itertools.pairwise(texts))
+    whole = httpx.post(f"{address}/generate", json=body | {"stream": False}).json()
+    assert states[-1]["output_ids"] == whole["output_ids"]
+
+
+def test_the_official_client_chats_and_sees_cached_tokens(
+    worker: tuple[str, TellingModel],
+) -> None:
+    client = openai.OpenAI(base_url=f"{worker[0]}/v1", api_key="none")
+    asked = {"model": "tiny", "max_tokens": 6}
+    first = client.chat.completions.create(messages=chat("2 + 2?"), **asked)
+    second = client.chat.completions.create(messages=chat("3 + 3?"), **asked)
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert second.usage.prompt_tokens_details.cached_tokens > 20
+    pieces = client.chat.completions.create(
+        messages=chat("3 + 3?"),
+        stream=True,
+        stream_options={"include_usage": True},
+        **asked,
+    )
+    texts, usage = [], None
+    for piece in pieces:
+        texts += [choice.delta.content or "" for choice in piece.choices]
+        usage = piece.usage or usage
+    assert "".join(texts) == second.choices[0].message.content
+    assert usage.completion_tokens == 6
+
+
+def test_a_salt_is_a_namespace(worker: tuple[str, TellingModel]) -> None:
+    client = openai.OpenAI(base_url=f"{worker[0]}/v1", api_key="none")
+    cached = [
+        client.chat.completions.create(
+            model="tiny",
+            messages=chat("2 + 2?"),
+            max_tokens=2,
+            extra_body={"cache_salt": salt},
+        ).usage.prompt_tokens_details.cached_tokens
+        for salt in ("ann", "bob", "ann")
+    ]
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 20
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/generate", {}, "give either text or input_ids"),
+        ("/generate", {"text": "a", "input_ids": [1]}, "give either"),
+        ("/generate", {"text": "a", "stop": "b"}, "stop: Extra inputs"),
+        ("/generate", {"input_ids": [10**9]}, "token id 1000000000"),
+        ("/generate", {"input_ids": []}, "at least one token"),
+        ("/generate", {"text": "a", "sampling_params": {"top_p": 0}}, "top_p=0"),
+        (
+            "/generate",
+            {"text": "a", "sampling_params": {"max_new_tokens": 0}},
+            "max_new_tokens",
+        ),
+        (
+            "/generate",
+            {"text": "a", "sampling_params": {"max_new_tokens": 10**6}},
+            "at most",
+        ),
+        ("/v1/chat/completions", {"messages": []}, "messages: List should have"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "root", "content": "x"}]},
+            "messages.0.role",
+        ),
+    ],
+)
+def test_a_bad_request_gets_a_sentence(
+    worker: tuple[str, TellingModel], path: str, body: Any, said: str
+) -> None:
+    address, model = worker
+    before = model.router.usage()
+    response = httpx.post(address + path, json=body)
+    assert response.status_code == 400
+    assert said in response.json()["error"]["message"]
+    assert model.router.usage() == before
+
+
+def test_requests_at_once_share_steps(worker: tuple[str, TellingModel]) -> None:
+    address, model = worker
+
+    def ask(number: int) -> list[int]:
+        body = {"text": f"{number} bottles", "sampling_params": {"max_new_tokens": 24}}
+        return httpx.post(f"{address}/generate", json=body, timeout=60).json()[
+            "output_ids"
+        ]
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert all(len(answer) == 24 for answer in answers)
+    alone = [model.generate(f"{n} bottles", 24).tokens for n in (0, 15)]
+    assert [answers[0], answers[15]] == alone
+    assert is_idle(model)
+
+
+def test_a_client_that_goes_frees_its_pages(worker: tuple[str, TellingModel]) -> None:
+    address, model = worker
+    body = {"text": "a", "sampling_params": {"max_new_tokens": 400}, "stream": True}
+    with httpx.stream("POST", f"{address}/generate", json=body) as response:
+        next(response.iter_lines())
+        assert model.router.leases
+    assert is_idle(model)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{address}/generate", json=body | {"stream": False}, timeout=0.3)
+    assert is_idle(model)
+
+
+def test_overload_is_503_and_never_a_hang(
+    tiny: Any, real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tiny, real.tokenizer, max_requests=1) as (address, model):
+        may_go_on = threading.Event()
+        step = model.step
+
+        def slow_step(*args: Any) -> Any:
+            may_go_on.wait(timeout=30)
+            return step(*args)
+
+        monkeypatch.setattr(model, "step", slow_step)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(httpx.post, f"{address}/generate", json={"text": "a"})
+            while not httpx.get(f"{address}/server_info").json()["requests"]:
+                time.sleep(0.02)
+            refused = httpx.post(f"{address}/generate", json={"text": "b"})
+            may_go_on.set()
+            assert first.result().status_code == 200
+        assert refused.status_code == 503
+        assert "1 requests are under way" in refused.json()["error"]["message"]
+        assert is_idle(model)
+
+
+def test_the_pages_of_a_worker_are_told_and_flushed(
+    worker: tuple[str, TellingModel],
+) -> None:
+    address, _ = worker
+    assert httpx.get(f"{address}/health").status_code == 200
+    httpx.post(f"{address}/generate", json={"text": SYSTEM})
+    (stored,) = [
+        event
+        for event in httpx.get(f"{address}/kv_events").json()
+        if event["type"] == "BlockStored" and event["parent_block_hash"] is None
+    ]
+    assert stored["block_size"] == 4
+    assert httpx.get(f"{address}/server_info").json()["pages"]["unlocked"] > 0
+    assert httpx.post(f"{address}/flush_cache").json() == {"success": True}
+    assert httpx.get(f"{address}/server_info").json()["pages"]["unlocked"] == 0
+
+
+def test_the_router_is_told_no_path_of_a_model(
+    worker: tuple[str, TellingModel],
+) -> None:
+    for path in ("/model_info", "/server_info"):
+        assert "model_path" not in httpx.get(worker[0] + path).json()
+
+
+def test_nothing_of_a_prompt_is_logged(
+    worker: tuple[str, TellingModel], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for body in ({"text": "my secret"}, {"text": "my secret", "nonsense": 1}):
+        httpx.post(f"{worker[0]}/generate", json=body)
+    captured = capfd.readouterr()
+    assert "secret" not in captured.out + captured.err
