@@ -6,8 +6,8 @@ The paths are SGLang's (`/generate`, `/health`, `/model_info`, `/server_info`,
 `/flush_cache`) and OpenAI's (`/v1/chat/completions`, `/v1/models`); `/kv_events` is
 ours. Requests that come together share the steps of one scheduler.
 
-Left out here: stop strings, tools, several answers to one request, log probabilities.
-Source: SGLang 0.5.9, `entrypoints/http_server.py` and `managers/io_struct.py`.
+Left out here: the forms of questions and answers (`protocol`).
+Source: SGLang 0.5.9, `entrypoints/http_server.py`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi import Request as Call
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from radix_lib.engine import Engine, EngineStopped, Overloaded, text_of
 from radix_lib.kv_events import Event, TellingCache
 from radix_lib.model_loader import load_model
+from radix_lib.protocol import ChatBody, ChatForm, GenerateBody, GenerateForm
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.request import Request
 from radix_lib.router import Namespace
@@ -43,81 +43,6 @@ class TellingModel(RadixAttentionModel):
     """A model whose cache tells what it stores and evicts."""
 
     cache_type = TellingCache
-
-
-# ── What may be asked ────────────────────────────────────────────────────────────────
-
-
-class Asked(BaseModel):
-    """A body whose fields are known: any other is refused by name."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class SamplingParams(Asked):
-    """How to choose tokens, with SGLang's names."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    sampling_seed: int = 0
-    stop_token_ids: list[int] = Field(default_factory=list)
-
-    def options(self) -> dict[str, Any]:
-        """The same, as `Sampling` names them."""
-        return {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.sampling_seed,
-            "stop": self.stop_token_ids,
-        }
-
-
-class GenerateBody(Asked):
-    """What `/generate` takes: a text, or token ids."""
-
-    text: str | None = None
-    input_ids: list[int] | None = None
-    sampling_params: SamplingParams = Field(default_factory=SamplingParams)
-    stream: bool = False
-    rid: str | None = None
-    cache_salt: str = ""
-    lora_path: str = ""
-
-
-class Message(Asked):
-    """A turn of a chat."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class StreamOptions(Asked):
-    """What a stream says beside the answer."""
-
-    include_usage: bool = False
-
-
-class ChatBody(Asked):
-    """What `/v1/chat/completions` takes."""
-
-    messages: list[Message] = Field(min_length=1)
-    model: str = ""
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stream: bool = False
-    stream_options: StreamOptions = Field(default_factory=StreamOptions)
-    user: str = ""
-    cache_salt: str = ""
-
-    @property
-    def most(self) -> int:
-        """How many tokens the answer may have."""
-        asked = self.max_completion_tokens or self.max_tokens
-        return 128 if asked is None else asked
 
 
 # ── What is answered ─────────────────────────────────────────────────────────────────
@@ -142,7 +67,7 @@ class Answers:
             namespace=Namespace(body.cache_salt, body.lora_path),
             **body.sampling_params.options(),
         )
-        return await self._respond(states, call, body.stream, GenerateForm(self, body))
+        return await self._respond(states, call, body.stream, GenerateForm(body))
 
     async def chat(self, body: ChatBody, call: Call) -> Response:
         """`/v1/chat/completions`."""
@@ -154,7 +79,7 @@ class Answers:
             top_p=body.top_p,
             seed=body.seed,
         )
-        return await self._respond(states, call, body.stream, ChatForm(self, body))
+        return await self._respond(states, call, body.stream, ChatForm(body, self.name))
 
     async def _respond(
         self, states: AsyncIterator[Request], call: Call, stream: bool, form: Any
@@ -209,98 +134,6 @@ def _check(request: Request) -> None:
     if request.outcome != "finished":
         why = f": {request.error}" if request.error else ""
         raise HTTPException(500, f"this request was {request.outcome}{why}")
-
-
-def _usage(request: Request) -> dict[str, int]:
-    return {
-        "prompt_tokens": request.n_prompt,
-        "completion_tokens": request.n_output,
-        "cached_tokens": request.n_cached,
-    }
-
-
-def _stopped(request: Request) -> bool:
-    """Whether the answer ended by itself, and not because it had grown long enough."""
-    return bool(request.output) and request.output[-1] in request.sampler.ends
-
-
-class GenerateForm:
-    """SGLang's form: each piece holds all of the text so far."""
-
-    def __init__(self, answers: Answers, body: GenerateBody):
-        self.rid = body.rid
-
-    def whole(self, request: Request, text: str) -> dict[str, Any]:
-        """An answer, whole or so far."""
-        reason: dict[str, Any] | None = None
-        if request.outcome:
-            reason = {"type": "length", "length": request.n_output}
-            if _stopped(request):
-                reason = {"type": "stop", "matched": request.output[-1]}
-        meta = {"id": self.rid or str(request.number), "finish_reason": reason}
-        return {
-            "text": text,
-            "output_ids": request.output,
-            "meta_info": meta | _usage(request),
-        }
-
-    def pieces(self, request: Request, text: str, shown: str) -> list[dict[str, Any]]:
-        """What a stream says of this state."""
-        return [self.whole(request, text)]
-
-
-class ChatForm:
-    """OpenAI's form: each piece holds what is new."""
-
-    def __init__(self, answers: Answers, body: ChatBody):
-        self.name = body.model or answers.name
-        self.include_usage = body.stream_options.include_usage
-        self.began = False
-
-    def whole(self, request: Request, text: str) -> dict[str, Any]:
-        """An answer."""
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": self._reason(request),
-        }
-        return self._frame(request, "chat.completion", [choice]) | {
-            "usage": self._usage(request)
-        }
-
-    def pieces(self, request: Request, text: str, shown: str) -> list[dict[str, Any]]:
-        """What a stream says of this state."""
-        delta: dict[str, str] = {"content": text[len(shown) :]}
-        if not self.began:
-            delta = {"role": "assistant"} | delta
-            self.began = True
-        choice = {"index": 0, "delta": delta, "finish_reason": self._reason(request)}
-        pieces = [self._frame(request, "chat.completion.chunk", [choice])]
-        if request.outcome and self.include_usage:
-            last = self._frame(request, "chat.completion.chunk", [])
-            pieces.append(last | {"usage": self._usage(request)})
-        return pieces
-
-    def _frame(self, request: Request, kind: str, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": f"chatcmpl-{request.number}",
-            "object": kind,
-            "created": int(request.submitted_at),
-            "model": self.name,
-            "choices": choices,
-        }
-
-    def _reason(self, request: Request) -> str | None:
-        if not request.outcome:
-            return None
-        return "stop" if _stopped(request) else "length"
-
-    def _usage(self, request: Request) -> dict[str, Any]:
-        usage = _usage(request)
-        cached = usage.pop("cached_tokens")
-        total = usage["prompt_tokens"] + usage["completion_tokens"]
-        details = {"cached_tokens": cached}
-        return usage | {"total_tokens": total, "prompt_tokens_details": details}
 
 
 # ── The application ──────────────────────────────────────────────────────────────────

@@ -173,8 +173,17 @@ def test_requests_at_once_share_steps(worker: tuple[str, TellingModel]) -> None:
     assert is_idle(model)
 
 
-def test_a_client_that_goes_frees_its_pages(worker: tuple[str, TellingModel]) -> None:
+def test_a_client_that_goes_frees_its_pages(
+    worker: tuple[str, TellingModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, model = worker
+    step = model.step
+
+    def slow_step(*args: Any) -> Any:
+        time.sleep(0.05)  # all 400 tokens take four times as long as is_idle waits
+        return step(*args)
+
+    monkeypatch.setattr(model, "step", slow_step)
     body = {"text": "a", "sampling_params": {"max_new_tokens": 400}, "stream": True}
     with httpx.stream("POST", f"{address}/generate", json=body) as response:
         next(response.iter_lines())
