@@ -10,6 +10,7 @@ from radix_lib._door import door
 
 if TYPE_CHECKING:
     from radix_lib.batch_invariance import batch_invariant as batch_invariant
+    from radix_lib.diagnosis import explain as explain
     from radix_lib.equality import compare_logits as compare_logits
     from radix_lib.executor import AttentionExecutor as AttentionExecutor
     from radix_lib.model_loader import load_model as load_model
@@ -37,6 +38,7 @@ else:
         "RadixAttentionModel": "radix_model",
         "Scheduler": "scheduler",
         "TokenTime": "token_time",
+        "explain": "diagnosis",
         "compare_logits": "equality",
         "batch_invariant": "batch_invariance",
     }

@@ -13,15 +13,8 @@ from typing import Any
 
 import pytest
 
-from radix_lib.traces import (
-    Recorded,
-    TraceError,
-    distinct_blocks,
-    read_bailian,
-    read_mooncake,
-    replay,
-    replay_with_foresight,
-)
+from radix_lib.trace_files import Recorded, TraceError, read_bailian, read_mooncake
+from radix_lib.traces import distinct_blocks, replay, replay_with_foresight
 
 MOONCAKE = {"timestamp": 1500, "input_length": 600, "output_length": 7}
 BAILIAN = {
