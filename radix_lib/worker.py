@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -85,14 +85,11 @@ class Answers:
         self, states: AsyncIterator[Request], call: Call, stream: bool, form: Any
     ) -> Response:
         """The whole answer, or its pieces as they come."""
-        first = await _unless_gone(anext(states), call)
         if stream:
+            first = await _unless_gone(anext(states), call)
             pieces = self._pieces(states, first, form)
             return StreamingResponse(pieces, media_type="text/event-stream")
-        last = first
-        async with aclosing(states):  # type: ignore[type-var]
-            while not last.outcome:
-                last = await _unless_gone(anext(states), call)
+        last = await _unless_gone(_last_of(states), call)
         _check(last)
         return JSONResponse(form.whole(last, text_of(last, self.model.tokenizer)))
 
@@ -119,15 +116,31 @@ class Answers:
             yield "data: [DONE]\n\n"
 
 
-async def _unless_gone(coming: Any, call: Call) -> Any:
+async def _last_of(states: AsyncIterator[Request]) -> Request:
+    """The request when it is over."""
+    async with aclosing(states):  # type: ignore[type-var]
+        async for state in states:
+            last = state
+    return last
+
+
+async def _unless_gone(coming: Awaitable[Request], call: Call) -> Request:
     """What is coming, or an end as soon as the client has gone."""
-    task = asyncio.ensure_future(coming)
-    while not task.done():
-        await asyncio.wait([task], timeout=0.2)
-        if not task.done() and await call.is_disconnected():
-            task.cancel()
+    answer = asyncio.ensure_future(coming)
+    gone = asyncio.ensure_future(_gone(call))
+    try:
+        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
             raise HTTPException(499, "the client has gone")
-    return task.result()
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _gone(call: Call) -> None:
+    while not await call.is_disconnected():
+        await asyncio.sleep(0.1)
 
 
 def _check(request: Request) -> None:
