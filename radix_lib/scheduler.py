@@ -213,7 +213,8 @@ class Scheduler:
         lease = request.lease
         assert lease is not None
         if lease.n_tokens < request.n_tokens:
-            self.router.grow(lease)
+            if len(lease.page_table) * self.router.page_size < request.n_tokens:
+                self.router.grow(lease)
             lease.append(*unpack_tokens(request.key[len(lease.key) :]))
 
     # ── Pages: a reserve, and retraction where it was too small ───────────────────────
