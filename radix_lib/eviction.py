@@ -33,8 +33,10 @@ POLICIES: dict[str, Callable[[Evictable], Any]] = {
 
 
 class EvictionHeap:
-    """The evictable leaves, in the order of a policy. Add, discard and pop cost O(log
-    n).
+    """The evictable leaves, in the order of a policy.
+
+    Add, discard and pop cost O(log n), on the average of many: now and then all entries
+    are gone through, and those that are out of date dropped.
     """
 
     def __init__(self, policy: str):
@@ -55,12 +57,10 @@ class EvictionHeap:
         return self._live
 
     def add(self, node: Evictable) -> None:
-        """Enter a node at its present priority, in place of an entry that it may
-        have.
-        """
-        self.discard(node)
+        """Enter a node at its present priority, in place of an entry that it has."""
         self._serial += 1
-        self._live += 1
+        if not node.entry:
+            self._live += 1
         node.entry = self._serial
         heapq.heappush(self._entries, (self._priority(node), self._serial, node))
         if len(self._entries) > 2 * self._live + 64:

@@ -1,5 +1,4 @@
-"""Chapter 04: the radix cache, a radix tree whose pages are counted, locked and
-evicted.
+"""Chapter 04: the radix cache, a tree whose pages are counted, locked and evicted.
 
 The tree is a holder of each of its pages, like any lease. A node that a request relies
 on is locked, together with the path to it; what is not locked may be evicted, leaves
@@ -20,12 +19,21 @@ import numpy as np
 
 from radix_lib.eviction import EvictionHeap
 from radix_lib.page_manager import OutOfPages, PageManager
-from radix_lib.radix_tree import NO_PAGES, Match, Pages, RadixTree, TreeNode
+from radix_lib.radix_tree import (
+    NO_PAGES,
+    Match,
+    Pages,
+    RadixTree,
+    TreeNode,
+    whole_number,
+)
 
 
 class CacheNode(TreeNode):
-    """A tree node with the number of leases whose path crosses it, and what a policy
-    asks.
+    """A tree node with its locks, and with what a policy asks.
+
+    `lock_ref` is the number of leases whose path crosses it. A node that was evicted
+    has neither tokens nor pages.
     """
 
     __slots__ = ("lock_ref", "last_access", "created", "hits", "entry")
@@ -35,13 +43,19 @@ class CacheNode(TreeNode):
         self, key: bytes, pages: Pages, parent: TreeNode | None, namespace: Hashable
     ):
         super().__init__(key, pages, parent, namespace)
-        self.lock_ref = self.last_access = self.created = self.hits = self.entry = 0
+        self.lock_ref = 0
+        self.last_access = 0
+        self.created = 0
+        self.hits = 0
+        self.entry = 0
 
     def split(self, n_pages: int, page_bytes: int) -> Any:
         """As in the tree. Whoever holds the lower part holds the upper one as well."""
         upper: Any = super().split(n_pages, page_bytes)
-        upper.lock_ref, upper.hits = self.lock_ref, self.hits
-        upper.last_access, upper.created = self.last_access, self.created
+        upper.lock_ref = self.lock_ref
+        upper.last_access = self.last_access
+        upper.created = self.created
+        upper.hits = self.hits
         return upper
 
 
@@ -57,7 +71,8 @@ class Usage(NamedTuple):
 class RadixCache(RadixTree):
     """A `RadixTree` over the pages of a `PageManager`, with locks and eviction.
 
-    `n_evictable` and `n_locked` count the pages of unlocked and of locked nodes.
+    `n_evictable` and `n_locked` count the pages of unlocked and of locked nodes. One
+    thread at a time may use it: chapter 05's router sees to that, and to finalisers.
 
     >>> manager = PageManager(n_pages=4, page_size=2)
     >>> cache = RadixCache(manager)
@@ -91,7 +106,7 @@ class RadixCache(RadixTree):
     ) -> Match:
         """As in the tree, which becomes a holder of the pages that it takes.
 
-        Raises ValueError if one of `pages` is free.
+        Raises ValueError, as `PageManager.held` does, if one of `pages` is free.
         """
         self.page_manager.held(pages)
         return super().insert(tokens, pages, namespace)
@@ -104,14 +119,19 @@ class RadixCache(RadixTree):
         return match
 
     def lock(self, node: CacheNode) -> None:
-        """Protect `node` and the path to it from eviction. Roots have nothing to
-        protect.
+        """Protect `node` and the path to it from eviction. Roots have none to protect.
+
+        Raises ValueError if the node was evicted. It has to be one of this cache: to
+        walk up and look for its root first would cost as much again.
         """
+        if node.parent is not None and not node.key:
+            raise ValueError("this node was evicted: match again, and lock at once")
         at = node
         while at.parent is not None:
             if at.lock_ref == 0:
-                self.n_evictable -= len(at.pages)
-                self.n_locked += len(at.pages)
+                n_pages = len(at.pages)
+                self.n_evictable -= n_pages
+                self.n_locked += n_pages
                 self._heap.discard(at)
             at.lock_ref += 1
             at = at.parent
@@ -126,8 +146,9 @@ class RadixCache(RadixTree):
         while at.parent is not None:
             at.lock_ref -= 1
             if at.lock_ref == 0:
-                self.n_evictable += len(at.pages)
-                self.n_locked -= len(at.pages)
+                n_pages = len(at.pages)
+                self.n_evictable += n_pages
+                self.n_locked -= n_pages
                 if not at.children:
                     self._heap.add(at)
             at = at.parent
@@ -137,8 +158,7 @@ class RadixCache(RadixTree):
 
         Raises OutOfPages, evicting none, if fewer can be evicted.
         """
-        if n_pages != max(0, int(n_pages)):
-            raise ValueError(f"{n_pages} pages cannot be evicted")
+        n_pages = whole_number(n_pages, "n_pages")
         if n_pages > self.n_evictable:
             raise OutOfPages(n_pages, self.page_manager.n_free, self.n_evictable)
         evicted = [NO_PAGES]
@@ -153,47 +173,10 @@ class RadixCache(RadixTree):
         self.page_manager.release(pages)
         return pages
 
-    def _shorten(self, leaf: CacheNode, keep: int) -> None:
-        """Leave the first `keep` pages of a leaf; without any, its parent may become a
-        leaf.
-        """
-        if keep:
-            leaf.key, leaf.pages = leaf.key[: keep * self.page_bytes], leaf.pages[:keep]
-            self._heap.add(leaf)
-            return
-        parent = leaf.parent
-        assert parent is not None
-        del parent.children[leaf.key[: self.page_bytes]]
-        if parent.children:
-            return
-        if parent.parent is None:
-            # a namespace that holds nothing costs nothing
-            del self.roots[parent.namespace]
-        elif parent.lock_ref == 0:
-            self._heap.add(parent)
-
-    def _add_leaf(self, parent: Any, key: bytes, pages: Pages) -> Any:
-        self.page_manager.retain(pages)
-        leaf = super()._add_leaf(parent, key, pages)
-        leaf.created = leaf.last_access = self._clock
-        self.n_evictable += len(pages)
-        self._heap.discard(parent)  # it is a leaf no more
-        self._heap.add(leaf)
-        return leaf
-
-    def _touch(self, node: CacheNode, hits: int) -> None:
-        at, is_new = node, node.last_access == self._clock
-        while at.parent is not None:
-            at.last_access = self._clock
-            at.hits += hits
-            at = at.parent
-        # an evictable leaf has a new place in the policy's order
-        if node.entry and not is_new:
-            self._heap.add(node)
-
     def rebuild(self, locked: Iterable[CacheNode]) -> None:
-        """Work out anew all that follows from the tree and the nodes locked, one entry
-        a lease.
+        """Work out anew all that follows from the tree and from the nodes locked.
+
+        `locked` has one entry a lease.
         """
         self._heap.clear()
         for root in [root for root in self.roots.values() if not root.children]:
@@ -208,8 +191,7 @@ class RadixCache(RadixTree):
             self.lock(node)
 
     def check_integrity(self, holders: Iterable[CacheNode] | None = None) -> None:
-        """Raise AssertionError if an invariant of the tree, the locks or the sizes is
-        broken.
+        """Raise AssertionError if an invariant of tree, locks or sizes is broken.
 
         With `holders`, the nodes that are locked, one entry a lease, the locks are
         counted too.
@@ -245,3 +227,46 @@ class RadixCache(RadixTree):
             "the sizes are wrong"
         )
         assert leaves == len(self._heap), "the heap has lost count"
+
+    def _shorten(self, leaf: CacheNode, keep: int) -> None:
+        """Leave the first `keep` pages of a leaf; with 0, its parent may become one."""
+        if keep:
+            kept = leaf.pages[:keep].copy()  # a view would keep all of them in memory
+            leaf.key = leaf.key[: keep * self.page_bytes]
+            leaf.pages = kept
+            self._heap.add(leaf)
+            return
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.key[: self.page_bytes]]
+        leaf.key = (
+            b""  # an entry of the heap that is out of date may hold the node long
+        )
+        leaf.pages = NO_PAGES
+        if parent.children:
+            return
+        if parent.parent is None:
+            # a namespace that holds nothing costs nothing
+            del self.roots[parent.namespace]
+        elif parent.lock_ref == 0:
+            self._heap.add(parent)
+
+    def _add_leaf(self, parent: Any, key: bytes, pages: Pages) -> Any:
+        self.page_manager.retain(pages)
+        leaf = super()._add_leaf(parent, key, pages)
+        leaf.created = leaf.last_access = self._clock
+        self.n_evictable += len(pages)
+        self._heap.discard(parent)  # it is a leaf no more
+        self._heap.add(leaf)
+        return leaf
+
+    def _touch(self, node: CacheNode, hits: int) -> None:
+        is_new = node.last_access == self._clock
+        at = node
+        while at.parent is not None:
+            at.last_access = self._clock
+            at.hits += hits
+            at = at.parent
+        # an evictable leaf has a new place in the policy's order
+        if node.entry and not is_new:
+            self._heap.add(node)
