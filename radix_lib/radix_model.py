@@ -366,14 +366,7 @@ class RadixAttentionModel:
         They are the former model's. Raises RuntimeError, forgetting nothing, while
         requests run.
         """
-        if self.router.leases:
-            raise RuntimeError(
-                f"still running: {len(self.router.leases)}; finish or cancel them"
-            )
-        try:
-            self.cache.evict(self.cache.n_evictable)
-        finally:
-            self.router.repair()  # whole, even when it is interrupted
+        self.router.flush()
 
     def stats(self) -> Stats:
         """Totals since the model was made, and where the pages are now."""

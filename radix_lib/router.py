@@ -13,22 +13,24 @@ out anew when a call is interrupted half-way. Source: SGLang 0.5.9,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from operator import index
-from typing import NamedTuple, Self
+import gc
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radix_lib.guard import Guarded
+from radix_lib.lease import Lease as Lease
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_cache import RadixCache, Usage
 from radix_lib.radix_tree import (
-    NO_PAGES,
     TOKEN_BYTES,
     Match,
     Pages,
+    check_namespace,
     pack_tokens,
-    unpack_tokens,
+    whole_number,
 )
 
 
@@ -42,81 +44,13 @@ class Namespace(NamedTuple):
     adapter: str = ""
 
 
-class Lease:
-    """What one request holds: its tokens, a page table that has room for them, a locked
-    path.
-
-    `n_cached` tokens were found in the tree; K/V exist for the first `n_computed`; the
-    first `n_shared` pages of `page_table` are the tree's. A `with` finishes it, an
-    exception cancels it.
-    """
-
-    def __init__(
-        self,
-        router: Router,
-        key: bytes,
-        namespace: Hashable,
-        page_table: Pages,
-        match: Match,
-    ):
-        self.router = router
-        self.key = key
-        self.namespace = namespace
-        self.page_table = page_table
-        self.node = match.node
-        self.n_shared = len(match.pages)
-        self.n_cached = self.n_computed = self.n_shared * router.page_size
-
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens the request has: the prompt and what was appended."""
-        return len(self.key) // TOKEN_BYTES
-
-    @property
-    def tokens(self) -> list[int]:
-        """The token ids."""
-        return unpack_tokens(self.key)
-
-    @property
-    def pending(self) -> list[int]:
-        """The token ids whose K/V are not computed yet."""
-        return unpack_tokens(self.key[self.n_computed * TOKEN_BYTES :])
-
-    def append(self, *tokens: int) -> None:
-        """Add generated tokens. Raises ValueError where its pages are full."""
-        key = self.key + self.router.checked_key(tokens)
-        room = len(self.page_table) * self.router.page_size
-        if len(key) > room * TOKEN_BYTES:
-            raise ValueError(
-                f"room for {room} tokens was admitted: ask for more max_new_tokens"
-            )
-        self.key = key
-
-    def advance(self, n_tokens: int) -> None:
-        """Say that K/V of the next `n_tokens` exist now. Raises ValueError past the
-        end.
-        """
-        if not 0 <= index(n_tokens) <= self.n_tokens - self.n_computed:
-            left = self.n_tokens - self.n_computed
-            raise ValueError(
-                f"{n_tokens} tokens cannot have been computed: {left} were missing"
-            )
-        self.n_computed += n_tokens
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        try:
-            if self in self.router.leases:  # else it was finished or cancelled inside
-                (self.router.cancel if error else self.router.finish)(self)
-        except BaseException:
-            self.router.drop(self)
-            raise
-
-
-class Router:
+class Router(Guarded):
     """Admits requests to a `RadixCache` and sees each of them through to its end.
+
+    Its public calls are atomic: another thread waits until a call is over. A finaliser
+    that runs in the middle of one may finish or cancel a request, which is done when
+    the call is over; whatever else it calls raises RuntimeError. All of this holds as
+    long as the cache and its page manager are changed through the router alone.
 
     >>> from radix_lib.page_manager import PageManager
     >>> router = Router(RadixCache(PageManager(n_pages=8, page_size=2)))
@@ -133,23 +67,26 @@ class Router:
         vocab_size: int = 2**32,
         max_tokens: int | None = None,
     ):
+        super().__init__()
         self.cache = cache
         self.page_manager = cache.page_manager
         self.page_size = cache.page_size
-        self.vocab_size = vocab_size
-        pool = self.page_manager.n_pages * self.page_size
-        self.max_tokens = pool if max_tokens is None else min(pool, max_tokens)
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is at least 1, not {max_tokens}")
+        self.vocab_size = whole_number(vocab_size, "vocab_size", least=1)
+        self.max_tokens = self.page_manager.n_pages * self.page_size
+        if max_tokens is not None:
+            limit = whole_number(max_tokens, "max_tokens", least=1)
+            self.max_tokens = min(limit, self.max_tokens)
         self.leases: dict[Lease, None] = {}  # a set that keeps its order
 
     def match_prefix(
         self, tokens: Sequence[int] | bytes, namespace: Hashable = None
     ) -> Match:
-        """The longest cached prefix that may be used: one token is left, for its
-        logits.
+        """The longest cached prefix that may be used: one token is left for its logits.
+
+        It is not locked: the next call may evict it.
         """
-        return self.cache.match(pack_tokens(tokens)[:-TOKEN_BYTES], namespace)
+        key = pack_tokens(tokens)
+        return self._alone(lambda: self._match(key, namespace))
 
     def admit(
         self,
@@ -157,32 +94,238 @@ class Router:
         namespace: Hashable = None,
         max_new_tokens: int = 0,
     ) -> Lease:
-        """Find what is cached of `tokens`, lock it, and allocate pages for everything
-        else.
+        """Find what is cached of `tokens`, lock it, and allocate pages for the rest.
 
         Raises ValueError for a request that could never run, and OutOfPages for one
-        that has to wait; either way nothing has changed.
+        that has to wait; either way nothing has changed. Before it says OutOfPages it
+        has Python collect its garbage, if that may hold the `with` block of a lease.
         """
         key = self.checked_key(tokens)
         n_pages = self._pages_for(len(key) // TOKEN_BYTES, max_new_tokens)
-        self._check_room(n_pages, key, namespace)
+        if namespace is not None:
+            check_namespace(namespace)
+        lease = Lease(self, key, namespace)
         try:
-            lease = self._hold(
-                self.match_prefix(key, namespace), n_pages, key, namespace
-            )
-            self.leases[lease] = None
+            self._with_pages(lambda: self._admit(lease, n_pages))
         except BaseException:
-            self.repair()
+            self.drop(lease)  # it may have been interrupted on its way to the caller
             raise
         return lease
 
     def commit(self, lease: Lease) -> None:
-        """Share what is computed so far: its whole pages enter the tree and are locked
-        there.
+        """Share what is computed so far: its whole pages enter the tree, locked.
 
         Where the tree had pages for them already, the lease takes those over and frees
         its own.
         """
+        self._alone(lambda: self._commit(lease))
+
+    insert_prefix = commit  # its name in the earlier write-up of chapter 06
+
+    def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
+        """A second lease on the same tokens, with room of its own for `max_new_tokens`.
+
+        Whole computed pages are committed and shared. If a page is computed in part,
+        the caller has to copy that page, `page_table[n_shared]` of the lease, to the
+        same place of the fork. Raises ValueError or OutOfPages as `admit` does.
+        """
+        n_pages = self._pages_for(lease.n_tokens, max_new_tokens)
+        fork = Lease(self, lease.key, lease.namespace)
+        try:
+            self._with_pages(lambda: self._fork(lease, fork, n_pages))
+        except BaseException:
+            self.drop(fork)
+            raise
+        return fork
+
+    def grow(self, lease: Lease, n_tokens: int = 1) -> None:
+        """Make room in a lease for `n_tokens` more, with as many pages as that takes.
+
+        Raises ValueError past the most that a request may have, and OutOfPages where it
+        would have to wait; either way nothing has changed. Built in chapter 08.
+        """
+        n_pages = self._pages_for(lease.n_tokens, n_tokens)
+        self._with_pages(lambda: self._grow(lease, n_pages))
+
+    def finish(self, lease: Lease) -> None:
+        """End a request: what is computed stays in the tree, everything else is freed.
+
+        Different by design: its path counts as used now only if a page enters the tree.
+        SGLang, vLLM and TensorRT-LLM mark it at every end. Played through recorded and
+        made traffic, ours finds as much.
+        """
+        self.check_live(lease)
+        self._alone(lambda: self._end(lease, keep=True), or_later=True)
+
+    def cancel(self, lease: Lease) -> None:
+        """End a request, keeping only what was committed."""
+        self.check_live(lease)
+        self._alone(lambda: self._end(lease, keep=False), or_later=True)
+
+    def drop(self, lease: Lease) -> None:
+        """Cancel a request, unless it has ended."""
+        if lease in self.leases:
+            self.cancel(lease)
+
+    def flush(self) -> None:
+        """Forget all that is cached, as is due after a change of weights.
+
+        Raises RuntimeError, forgetting nothing, while requests run.
+        """
+        if self.leases:
+            self._collect()
+        self._alone(self._flush)
+
+    def repair(self) -> None:
+        """Put the books right after a change of the cache that was interrupted.
+
+        The router's own calls do so themselves.
+        """
+        self._alone(self._repair)
+
+    def usage(self) -> Usage:
+        """Where the pages of the pool are now."""
+        with self._lock:
+            free = self.page_manager.n_free
+            unlocked = self.cache.n_evictable
+            locked = self.cache.n_locked
+        private = self.page_manager.n_pages - free - unlocked - locked
+        return Usage(free, unlocked, locked, private)
+
+    def checked_key(self, tokens: Sequence[int] | bytes) -> bytes:
+        """Pack token ids. Raises ValueError for one that the vocabulary lacks."""
+        key = pack_tokens(tokens)
+        if key:
+            ids = np.frombuffer(key, np.uint32)
+            largest = ids.item(ids.argmax())  # a third of the time that `max` takes
+            if largest >= self.vocab_size:
+                raise ValueError(
+                    f"token id {largest} is not below the vocabulary's "
+                    f"{self.vocab_size}"
+                )
+        return key
+
+    def check_live(self, lease: Lease) -> None:
+        """Raise ValueError if the lease has ended, or is another router's."""
+        if lease not in self.leases:
+            raise ValueError(
+                "this lease is not live here: it was finished or cancelled before"
+            )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if tree, pages and leases do not add up to the pool."""
+        with self._lock:
+            self.page_manager.check_integrity()
+            counts = self.page_manager.ref_counts
+            assert (counts == self._count_holders()).all(), (
+                "a page's count is not its holders' number"
+            )
+            self.cache.check_integrity(lease.node for lease in self.leases)
+            in_tree = sum(len(node.pages) for node in self.cache.nodes())
+            private = np.count_nonzero(counts) - in_tree
+            assert private == self.usage().private, (
+                "free + unlocked + locked + private ≠ pool"
+            )
+
+    def _pages_for(self, n_tokens: int, max_new_tokens: int) -> int:
+        total = n_tokens + whole_number(max_new_tokens, "max_new_tokens")
+        if n_tokens < 1 or total > self.max_tokens:
+            raise ValueError(
+                f"tokens: {n_tokens}, room for more: {max_new_tokens}. A request has "
+                f"at least one token, and at most {self.max_tokens} in all (model and "
+                "pool)"
+            )
+        return self.page_manager.pages_for(total)
+
+    def _with_pages(self, call: Callable[[], None]) -> None:
+        """Make a call that takes pages; if they are short, collect, and once more."""
+        try:
+            self._alone(call)
+        except OutOfPages:
+            if not self._collect():
+                raise
+            self._alone(call)
+
+    def _collect(self) -> bool:
+        """Have garbage collected if a `with` in it may hold a lease; did one end?"""
+        entered = [lease for lease in list(self.leases) if lease.entered]
+        if entered:
+            gc.collect()
+        return any(lease not in self.leases for lease in entered)
+
+    def _admit(self, lease: Lease, n_pages: int) -> None:
+        self._check_room(n_pages, lease.key, lease.namespace)
+        try:
+            self._hold(lease, self._match(lease.key, lease.namespace), n_pages)
+        except BaseException:
+            self._forget(lease)
+            raise
+
+    def _fork(self, lease: Lease, fork: Lease, n_pages: int) -> None:
+        self.check_live(lease)
+        self._check_own(n_pages - lease.n_computed // self.page_size)
+        self._commit(lease)
+        try:
+            shared = Match(lease.page_table[: lease.n_shared], lease.node)
+            self._hold(fork, shared, n_pages)
+            fork.n_computed = lease.n_computed
+        except BaseException:
+            self._forget(fork)
+            raise
+
+    def _grow(self, lease: Lease, n_pages: int) -> None:
+        self.check_live(lease)
+        n_own = n_pages - len(lease.page_table)
+        if n_own <= 0:
+            return
+        self._check_own(n_own)
+        try:
+            own = self._take(n_own)
+            lease.page_table = np.concatenate((lease.page_table, own))
+        except BaseException:
+            self._repair()
+            raise
+
+    def _match(self, key: bytes, namespace: Hashable) -> Match:
+        return self.cache.match(key[:-TOKEN_BYTES], namespace)
+
+    def _check_room(self, n_pages: int, key: bytes, namespace: Hashable) -> None:
+        free = self.page_manager.n_free
+        evictable = self.cache.n_evictable
+        if n_pages <= free + evictable:
+            return  # it fits even if nothing of it is cached
+        for node, n_common in self.cache.walk(key[:-TOKEN_BYTES], namespace):
+            n_pages -= n_common
+            if node.lock_ref == 0:
+                evictable -= n_common  # the request will lock these itself
+        if n_pages > free + evictable:
+            raise OutOfPages(n_pages, free, evictable)
+
+    def _check_own(self, n_pages: int) -> None:
+        free = self.page_manager.n_free
+        evictable = self.cache.n_evictable
+        if n_pages > free + evictable:
+            raise OutOfPages(n_pages, free, evictable)
+
+    def _hold(self, lease: Lease, match: Match, n_pages: int) -> None:
+        """Give a lease what was matched, locked and counted, and `n_pages` in all."""
+        self.cache.lock(match.node)
+        self.page_manager.retain(match.pages)
+        lease.node = match.node
+        lease.n_shared = len(match.pages)
+        lease.n_cached = lease.n_computed = lease.n_shared * self.page_size
+        own = self._take(n_pages - lease.n_shared)
+        lease.page_table = np.concatenate((match.pages, own))
+        self.leases[lease] = None
+
+    def _take(self, n_pages: int) -> Pages:
+        """Allocate pages, and evict as many as are short."""
+        short = n_pages - self.page_manager.n_free
+        if short > 0:
+            self.cache.evict(short)
+        return self.page_manager.allocate(n_pages)
+
+    def _commit(self, lease: Lease) -> None:
         self.check_live(lease)
         n_pages = lease.n_computed // self.page_size
         if n_pages <= lease.n_shared:
@@ -199,72 +342,20 @@ class Router:
             self.page_manager.release(duplicates)
             lease.n_shared = n_pages
         except BaseException:
-            self.repair()
+            self._complete_commit(lease)
+            self._repair()
             raise
 
-    insert_prefix = commit  # its name in the earlier write-up of chapter 06
-
-    def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
-        """A second lease on the same tokens, with room of its own for `max_new_tokens`
-        more.
-
-        Whole computed pages are committed and shared. If a page is computed in part,
-        the caller has to copy that page, `page_table[n_shared]` of the lease, to the
-        same place of the fork. Raises ValueError or OutOfPages as `admit` does.
-        """
-        self.check_live(lease)
-        n_pages = self._pages_for(lease.n_tokens, max_new_tokens)
-        n_own, free = (
-            n_pages - lease.n_computed // self.page_size,
-            self.page_manager.n_free,
-        )
-        if n_own > free + self.cache.n_evictable:
-            raise OutOfPages(n_own, free, self.cache.n_evictable)
-        self.commit(lease)
-        try:
-            match = Match(lease.page_table[: lease.n_shared], lease.node)
-            fork = self._hold(match, n_pages, lease.key, lease.namespace)
-            fork.n_computed = lease.n_computed
-            self.leases[fork] = None
-        except BaseException:
-            self.repair()
-            raise
-        return fork
-
-    def grow(self, lease: Lease, n_tokens: int = 1) -> None:
-        """Make room in a lease for `n_tokens` more, with as many pages as that takes.
-
-        Raises ValueError past the most that a request may have, and OutOfPages where it
-        would have to wait; either way nothing has changed. Built in chapter 08.
-        """
-        self.check_live(lease)
-        n_own = self._pages_for(lease.n_tokens, n_tokens) - len(lease.page_table)
-        if n_own <= 0:
-            return
-        n_free = self.page_manager.n_free
-        if n_own > n_free + self.cache.n_evictable:
-            raise OutOfPages(n_own, n_free, self.cache.n_evictable)
-        try:
-            if n_own > n_free:
-                self.cache.evict(n_own - n_free)
-            own = self.page_manager.allocate(n_own)
-            lease.page_table = np.concatenate((lease.page_table, own))
-        except BaseException:
-            self.repair()
-            raise
-
-    def finish(self, lease: Lease) -> None:
-        """End a request: what is computed stays in the tree, everything else is
-        freed.
-        """
-        self._end(lease, keep=True)
-
-    def cancel(self, lease: Lease) -> None:
-        """End a request, keeping only what was committed."""
-        self._end(lease, keep=False)
+    def _insert(self, lease: Lease) -> Match:
+        """Give the tree every whole page that is computed, below those it has of it."""
+        start = lease.n_shared
+        end = lease.n_computed // self.page_size
+        key = lease.key[start * self.cache.page_bytes : end * self.cache.page_bytes]
+        return self.cache.insert_below(lease.node, key, lease.page_table[start:])
 
     def _end(self, lease: Lease, keep: bool) -> None:
-        self.check_live(lease)
+        if lease not in self.leases:
+            return  # it ended while this had to wait
         try:
             if keep and lease.n_computed // self.page_size > lease.n_shared:
                 self._insert(lease)
@@ -272,95 +363,39 @@ class Router:
             self.page_manager.release(lease.page_table)
             del self.leases[lease]
         except BaseException:
-            self.drop(lease)  # the request is over, even when its end is interrupted
+            self._forget(lease)  # the request is over, even when its end is interrupted
             raise
 
-    def drop(self, lease: Lease) -> None:
-        """Forget a lease, whatever state an interruption left it in; its own pages are
-        freed.
-        """
+    def _flush(self) -> None:
+        if self.leases:
+            raise RuntimeError(
+                f"still running: {len(self.leases)}; finish or cancel them"
+            )
+        try:
+            self.cache.evict(self.cache.n_evictable)
+        except BaseException:
+            self._repair()
+            raise
+
+    def _forget(self, lease: Lease) -> None:
+        """Forget a lease, whatever state an interruption left it in."""
         self.leases.pop(lease, None)
-        self.repair()
+        self._repair()
 
-    def checked_key(self, tokens: Sequence[int] | bytes) -> bytes:
-        """Pack token ids. Raises ValueError, naming it, for one that the vocabulary
-        lacks.
-        """
-        key = pack_tokens(tokens)
-        if key and (largest := np.frombuffer(key, np.uint32).max()) >= self.vocab_size:
-            raise ValueError(
-                f"token id {largest} is not below the vocabulary's {self.vocab_size}"
-            )
-        return key
+    def _complete_commit(self, lease: Lease) -> None:
+        """Take over what the tree has of a lease, as a commit was about to."""
+        lease.node = self.cache.match(b"", lease.namespace).node
+        lease.n_shared = 0
+        computed = lease.key[: lease.n_computed * TOKEN_BYTES]
+        for node, n_common in self.cache.walk(computed, lease.namespace):
+            if n_common == len(node.pages):
+                end = lease.n_shared + n_common
+                lease.page_table[lease.n_shared : end] = node.pages
+                lease.node = node
+                lease.n_shared = end
 
-    def _pages_for(self, n_tokens: int, max_new_tokens: int) -> int:
-        total = n_tokens + index(max_new_tokens)
-        if n_tokens < 1 or max_new_tokens < 0 or total > self.max_tokens:
-            raise ValueError(
-                f"tokens: {n_tokens}, room for more: {max_new_tokens}. A request has at least one "
-                f"token, room for 0 or more, and at most {self.max_tokens} in all (model and pool)"
-            )
-        return self.page_manager.pages_for(total)
-
-    def check_live(self, lease: Lease) -> None:
-        """Raise ValueError if the lease was finished or cancelled, or is another
-        router's.
-        """
-        if lease not in self.leases:
-            raise ValueError(
-                "this lease is not live here: it was finished or cancelled before"
-            )
-
-    def _check_room(self, n_pages: int, key: bytes, namespace: Hashable) -> None:
-        free, evictable = self.page_manager.n_free, self.cache.n_evictable
-        if n_pages <= free + evictable:
-            return  # it fits even if nothing of it is cached
-        for node, n_common in self.cache.walk(key[:-TOKEN_BYTES], namespace):
-            n_pages -= n_common
-            if node.lock_ref == 0:
-                evictable -= n_common  # the request will lock these itself
-        if n_pages > free + evictable:
-            raise OutOfPages(n_pages, free, evictable)
-
-    def _insert(self, lease: Lease) -> Match:
-        """Give the tree every whole page whose K/V exist, below those of the lease that
-        it has.
-        """
-        start, end = lease.n_shared, lease.n_computed // self.page_size
-        key = lease.key[start * self.cache.page_bytes : end * self.cache.page_bytes]
-        return self.cache.insert_below(lease.node, key, lease.page_table[start:])
-
-    def _hold(
-        self, match: Match, n_pages: int, key: bytes, namespace: Hashable
-    ) -> Lease:
-        """Make the lease of a match: locked, counted, and with own pages up to
-        `n_pages`.
-        """
-        self.cache.lock(match.node)
-        self.page_manager.retain(match.pages)
-        n_own = n_pages - len(match.pages)
-        if n_own > self.page_manager.n_free:
-            self.cache.evict(n_own - self.page_manager.n_free)
-        own = self.page_manager.allocate(n_own)
-        return Lease(self, key, namespace, np.concatenate((match.pages, own)), match)
-
-    def usage(self) -> Usage:
-        """Where the pages of the pool are now."""
-        others = self.page_manager.n_free, self.cache.n_evictable, self.cache.n_locked
-        return Usage(*others, self.page_manager.n_pages - sum(others))
-
-    def repair(self) -> None:
-        """Work out the rest anew from what is true: the tree, and the leases' page
-        tables.
-        """
-        for lease in self.leases:
-            lease.node, lease.n_shared = self.cache.match(b"", lease.namespace).node, 0
-            computed = lease.key[: lease.n_computed * TOKEN_BYTES]
-            for node, n_common in self.cache.walk(computed, lease.namespace):
-                if n_common == len(node.pages):  # as an interrupted commit was about to
-                    end = lease.n_shared + n_common
-                    lease.page_table[lease.n_shared : end] = node.pages
-                    lease.node, lease.n_shared = node, end
+    def _repair(self) -> None:
+        """Work out the rest anew from what is true: the tree and the leases."""
         self.page_manager.rebuild(self._count_holders())
         self.cache.rebuild(lease.node for lease in self.leases)
 
@@ -371,19 +406,3 @@ class Router:
         for lease in self.leases:
             counts[lease.page_table] += 1
         return counts
-
-    def check_integrity(self) -> None:
-        """Raise AssertionError if tree, pages and leases do not add up to the pool."""
-        self.page_manager.check_integrity()
-        counts = self.page_manager.ref_counts
-        assert (counts == self._count_holders()).all(), (
-            "a page's count is not its holders' number"
-        )
-        self.cache.check_integrity(lease.node for lease in self.leases)
-        in_tree = np.concatenate(
-            [NO_PAGES, *(node.pages for node in self.cache.nodes())]
-        )
-        private = np.count_nonzero(counts) - len(in_tree)
-        assert private == self.usage().private, (
-            "free + unlocked + locked + private ≠ pool"
-        )

@@ -106,8 +106,8 @@ class EvictsTheNewest(RadixCache):
 class ComputesNothing(Router):
     """A whole prompt may be found, and nothing is left to compute."""
 
-    def match_prefix(self, tokens, namespace=None):
-        return self.cache.match(tokens, namespace)
+    def _match(self, key, namespace):
+        return self.cache.match(key, namespace)
 
 
 class LosesPages(Router):

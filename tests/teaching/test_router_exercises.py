@@ -151,17 +151,17 @@ def test_three_answers_to_one_prompt():
 class NeverRepairs(Router):
     """An interruption leaves the books as they are."""
 
-    def repair(self):
+    def _repair(self):
         pass
 
 
 class ForgetsToRepairInFork(Router):
     def fork(self, lease, max_new_tokens=0):
-        repair, self.repair = self.repair, lambda: None
+        self._repair = lambda: None
         try:
             return super().fork(lease, max_new_tokens)
         finally:
-            self.repair = repair
+            del self._repair
 
 
 def test_a_router_that_leaves_an_interruption_unrepaired_is_told():

@@ -22,9 +22,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from radix_lib.batch_invariance import batch_invariant
 from radix_lib.executor import AttentionExecutor, Batch, Chunk, Group
 from radix_lib.page_manager import KVPool
-from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_cache import CacheNode, RadixCache
 from radix_lib.radix_model import RadixAttentionModel
-from radix_lib.radix_tree import Match, pack_tokens
+from radix_lib.radix_tree import Match
 from radix_lib.router import Lease, Router
 from radix_lib.teaching.checks.cache_states import (
     CACHE_STATES,
@@ -190,10 +190,8 @@ class DuplicatesStillReferenced(Router):
 class OneTokenTooMany(Router):
     """A full hit leaves no token to compute."""
 
-    def match_prefix(
-        self, tokens: Sequence[int] | bytes, namespace: Hashable = None
-    ) -> Match:
-        return self.cache.match(pack_tokens(tokens), namespace)
+    def _match(self, key: bytes, namespace: Hashable) -> Match:
+        return self.cache.match(key, namespace)
 
 
 class OneRootForAll(RadixCache):
@@ -203,8 +201,19 @@ class OneRootForAll(RadixCache):
         return super()._root(None)
 
 
+class NotCutAtItsEnd(CacheNode):
+    """A node that is left whole where a cut would take all of its edge."""
+
+    def split(self, n_pages: int, page_bytes: int) -> Any:
+        return (
+            self if n_pages == len(self.pages) else super().split(n_pages, page_bytes)
+        )
+
+
 class WholeEdgeTaken(RadixCache):
     """If an edge's first page agrees, the rest is not compared."""
+
+    node_type = NotCutAtItsEnd
 
     def _common_pages(self, edge: bytes, key: bytes, start: int) -> int:
         return min(len(edge), len(key) - start) // self.page_bytes
