@@ -15,38 +15,20 @@ from radix_lib import eviction
 from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import RadixTree, unpack_tokens
-from radix_lib.router import Lease, Namespace, Router
-from tests.support.oracle import (
-    Memory,
+from radix_lib.router import Namespace
+from radix_lib.teaching.checks.oracle import Memory
+from tests.support.inspection import (
     check_idle,
     check_router,
     contents,
     path_of,
     snapshot,
 )
-
-
-def router_of(n_pages: int, page_size: int) -> Router:
-    return Router(RadixCache(PageManager(n_pages, page_size)))
-
-
-def serve(
-    router: Router, tokens: list[int], namespace=None, answer: tuple[int, ...] = ()
-) -> Lease:
-    """A request from start to end: prompt and answer are computed, but for the answer's
-    last.
-    """
-    with router.admit(tokens, namespace, len(answer)) as lease:
-        lease.advance(len(lease.pending))
-        for token in answer:
-            lease.advance(len(lease.pending))
-            lease.append(token)
-    return lease
+from tests.support.small_routers import router_of, serve
 
 
 def test_1_a_request_reads_the_trees_pages_once_its_duplicates_are_freed():
-    """mini-sglang PR #142: duplicates were freed while the request's row still pointed
-    at them.
+    """mini-sglang PR #142: duplicates were freed, and the request's row kept them.
 
     Two requests compute the same prompt. When the second commits, its pages are
     duplicates and go back; another request takes them and writes. The second goes on
@@ -69,13 +51,12 @@ def test_1_a_request_reads_the_trees_pages_once_its_duplicates_are_freed():
 
 @pytest.mark.parametrize("page_size", [1, 2, 16])
 def test_2_matching_less_than_before_frees_no_range_backwards(page_size):
-    """sglang #35270: a re-match shorter than what a request held gave a range to free
-    that ran backwards; pages in the tree were counted twice, and evictable grew past
-    the pool.
+    """sglang #35270: evictable grew past the pool; the cause was never confirmed.
 
-    One token is always left to compute, so a prompt of whole pages that is there in
-    full matches a page less than it has. Chunks, a second request beside it, and a
-    third one that is cut short.
+    One that fits: a re-match shorter than what a request holds gives a range to free
+    that runs backwards, and pages in the tree are counted twice. One token is always
+    left to compute, so a prompt of whole pages that is there in full matches a page
+    less than it has. Chunks, a second request beside it, and a third that is cut short.
     """
     router, memory = router_of(n_pages=12, page_size=page_size), Memory(page_size)
     tokens = list(range(3 * page_size))
@@ -98,9 +79,7 @@ def test_2_matching_less_than_before_frees_no_range_backwards(page_size):
 
 
 def test_3_a_partial_match_splits_so_that_a_lock_pins_what_was_matched():
-    """Caches that did not split on a partial match locked the whole edge, and unlocked
-    another.
-    """
+    """Without a split on a partial match, one edge was locked and another unlocked."""
     router = router_of(n_pages=8, page_size=1)
     serve(router, [1, 2, 3, 4, 5, 6])
     lease = router.admit([1, 2, 9])
@@ -115,9 +94,7 @@ def test_3_a_partial_match_splits_so_that_a_lock_pins_what_was_matched():
 
 @pytest.mark.parametrize("tokens", [[], [1], [1, 2, 3]])
 def test_4_a_key_shorter_than_a_page_is_an_empty_match_and_an_empty_insert(tokens):
-    """sglang PR #10637: with pages of several tokens a floored key could be empty, and
-    was used.
-    """
+    """sglang PR #10637: with pages of several tokens an empty, floored key was used."""
     cache = RadixCache(PageManager(n_pages=4, page_size=4))
     pages = cache.page_manager.allocate(1)
     cache.insert([1, 2, 3, 4], pages)
@@ -149,12 +126,11 @@ def test_4_sizes_count_pages_and_not_the_tokens_of_a_key_that_was_not_floored():
 
 @pytest.mark.parametrize("n_computed", range(1, 13))
 def test_4_a_page_that_is_partly_filled_is_freed_once(n_computed):
-    """sglang #38941: two ranges met inside a page, and but for an assertion it was
-    freed twice.
+    """sglang PR #38941: two ranges to free met inside a page wider than the tree's.
 
-    A request ends after each number of tokens: the whole pages stay, the page that is
-    begun goes back, and so does the room that was never used; each is on the free list
-    once.
+    An assertion stopped the server. Here a request ends after each number of tokens:
+    the whole pages stay, the page that is begun goes back, and so does the room that
+    was never used; each is on the free list once.
     """
     router = router_of(n_pages=8, page_size=4)
     lease = router.admit(list(range(12)), max_new_tokens=4)
@@ -171,8 +147,7 @@ def test_4_a_page_that_is_partly_filled_is_freed_once(n_computed):
 
 
 def test_5_the_second_turn_finds_the_answer_to_the_first():
-    """sglang PR #16521: the key of a finished request left its output out, and turn two
-    hit 100.
+    """sglang PR #16521: the key left a finished request's output out: turn 2 hit 100.
 
     A prompt of 100 tokens, an answer of 50, and a second turn of both and 50 more. K/V
     of the last token of an answer are never computed, so 149 is what there is, and 150
@@ -222,10 +197,11 @@ ALICE, BOB = Namespace(salt="alice"), Namespace(salt="bob")
 
 
 def test_8_a_salt_keeps_tenants_apart_at_every_step():
-    """vLLM #16016, #17045, CVE-2025-46570: a tenant could time whether another had sent
-    a prompt. sglang #23300: the salt was accepted, and never delivered to the cache.
+    """CVE-2025-46570: a tenant could time whether another had sent a prompt.
 
-    Every way into the tree is tried: commits, finishes, answers, forks.
+    vLLM #16016 is the proposal of a salt. SGLang's server accepted one and never
+    delivered it to the cache (PR #23300); 0.5.9 still does not. Every way into the tree
+    is tried: commits, finishes, answers, forks.
     """
     router, memory = router_of(n_pages=32, page_size=2), Memory(2)
     secret = [1, 2, 3, 4, 5, 6]
@@ -256,8 +232,7 @@ def test_8_a_salt_keeps_tenants_apart_at_every_step():
 
 
 def test_8_salt_and_adapter_do_not_run_together():
-    """sglang #24638: salt, key and adapter were joined, so that ("ab", "c") met ("a",
-    "bc").
+    """sglang #24638: salt and adapter were joined: ("ab", "c") met ("a", "bc").
 
     vLLM #44701 is a relative: both stood in one list, and nothing said which was which.
     """
@@ -269,9 +244,7 @@ def test_8_salt_and_adapter_do_not_run_together():
 
 
 class CountedHeap:
-    """`heapq`, as far as the library uses it, with a count of the entries it
-    touches.
-    """
+    """`heapq`, as far as the library uses it; counts the entries that it touches."""
 
     def __init__(self):
         self.operations = 0
@@ -298,9 +271,7 @@ class CountedHeap:
 
 
 def heap_operations(monkeypatch: pytest.MonkeyPatch, n_leaves: int) -> float:
-    """Heap operations for a miss and a hit, in a pool full with `n_leaves` leaves of 64
-    tokens.
-    """
+    """Heap operations for a miss and a hit, in a pool full of leaves of 64 tokens."""
     heap = CountedHeap()
     monkeypatch.setattr(eviction, "heapq", heap)
     router = router_of(n_pages=4 * n_leaves, page_size=16)
@@ -320,11 +291,12 @@ def heap_operations(monkeypatch: pytest.MonkeyPatch, n_leaves: int) -> float:
 
 
 def test_10_the_cost_of_an_eviction_does_not_grow_with_the_leaves(monkeypatch):
-    """sglang #14339, #38454: a heap of all leaves was built at each eviction, 70 ms at
-    41,000.
+    """SGLang 0.5.9 builds a heap of all evictable leaves at each eviction.
 
-    Entries pushed, popped and moved for two requests, a rebuild counted as one for each
-    entry: fewer than twenty, and with 20,000 leaves no more than with 1,000.
+    Before its PR #14339 it walked the whole tree as well; PR #38454 reports 70–77 ms at
+    41,000 leaves for the later unified cache. Entries pushed, popped and moved for two
+    requests, a rebuild counted as one for each entry: fewer than twenty, and with
+    20,000 leaves no more than with 1,000.
     """
     few = heap_operations(monkeypatch, 1_000)
     many = heap_operations(monkeypatch, 20_000)
@@ -332,9 +304,7 @@ def test_10_the_cost_of_an_eviction_does_not_grow_with_the_leaves(monkeypatch):
 
 
 def test_10_a_prompt_that_is_cached_whole_leaves_a_token_to_compute():
-    """nano-vllm #144: all of a prompt was cached, nothing was left to compute, no
-    logits came.
-    """
+    """nano-vllm #144: all of a prompt was cached, and no logits came."""
     for page_size in (1, 2, 16):
         router = router_of(n_pages=8, page_size=page_size)
         tokens = list(range(2 * page_size))
@@ -346,9 +316,7 @@ def test_10_a_prompt_that_is_cached_whole_leaves_a_token_to_compute():
 
 
 def test_10_children_that_differ_inside_their_first_page_are_siblings():
-    """Children filed under their first token, with larger pages: one takes the other's
-    place.
-    """
+    """Filed under their first token, with larger pages, one takes another's place."""
     tree = RadixTree(page_size=2)
     prompts = {(1, 2, 3, 4): [10, 11], (1, 5, 6, 7): [20, 21], (1, 2, 8, 9): [10, 31]}
     for tokens, pages in prompts.items():
@@ -362,9 +330,7 @@ def test_10_children_that_differ_inside_their_first_page_are_siblings():
 
 @pytest.mark.parametrize("page_size", [1, 2, 16])
 def test_10_after_a_split_both_halves_are_found_by_their_own_first_page(page_size):
-    """Split children filed under a token of the wrong half: right until one matches
-    *after* it.
-    """
+    """Filed under a token of the wrong half: wrong when one matches after a split."""
     tree = RadixTree(page_size)
     page = {n: [n] * page_size for n in range(10)}
     tree.insert([*page[1], *page[2], *page[3], *page[4]], np.array([1, 2, 3, 4]))

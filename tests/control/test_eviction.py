@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from radix_lib.eviction import POLICIES, EvictionHeap
-from tests.support.oracle import LONG, QUICK
+from tests.support.strategies import LONG, QUICK
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from radix_lib.orders import ORDERS, n_cached_tokens
 from radix_lib.request import Request, Step
 from radix_lib.scheduler import Scheduler
 from radix_lib.token_time import TokenTime
-from tests.support.oracle import snapshot
+from tests.support.inspection import snapshot
 
 A, B, C, D = ([n] * 4 for n in (1, 2, 3, 4))  # words of a page
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from radix_lib.page_manager import KVPool, OutOfPages, PageManager
-from tests.support.oracle import LONG, QUICK, snapshot
+from tests.support.inspection import snapshot
+from tests.support.small_routers import refused
+from tests.support.strategies import LONG, QUICK
 
 NO_PAGES = np.empty(0, np.int64)
 
@@ -61,9 +65,7 @@ def test_tokens_take_whole_pages(n_tokens, page_size, n_pages):
 
 
 def test_pages_come_back_in_the_order_in_which_they_were_given():
-    """The page that was freed last goes out next: it is the one still in the
-    processor's cache.
-    """
+    """What was freed last goes out next: the processor's cache still has it."""
     manager = PageManager(n_pages=6, page_size=1)
     held = manager.allocate(6)
     manager.release(held[2:5])
@@ -112,8 +114,17 @@ def test_a_rebuild_frees_what_nobody_holds():
 
 @pytest.mark.parametrize(("n_pages", "page_size"), [(0, 16), (-1, 16), (4, 0), (4, -2)])
 def test_a_pool_has_pages_and_a_page_has_tokens(n_pages, page_size):
-    with pytest.raises(ValueError, match=f"not {n_pages} of {page_size}"):
+    name, value = ("n_pages", n_pages) if n_pages < 1 else ("page_size", page_size)
+    words = f"{name} is a whole number from 1, not {value}"
+    with pytest.raises(ValueError, match=words):
         PageManager(n_pages, page_size)
+
+
+@pytest.mark.parametrize("size", [2.0, 1.5, "4", None])
+def test_the_sizes_of_a_pool_are_whole_numbers(size):
+    for sizes in [(size, 1), (1, size)]:
+        with pytest.raises(ValueError, match=f"a whole number from 1, not {size!r}"):
+            PageManager(*sizes)
 
 
 def test_more_than_is_free_takes_none_and_says_how_many_are():
@@ -129,13 +140,12 @@ def test_more_than_is_free_takes_none_and_says_how_many_are():
     assert snapshot(manager) == before
 
 
-def test_fewer_pages_than_none_cannot_be_allocated():
+@pytest.mark.parametrize("n_pages", [-1, 1.5, "1", None])
+def test_only_a_whole_number_of_pages_is_allocated(n_pages):
     manager = PageManager(n_pages=4, page_size=1)
     manager.allocate(3)
-    before = snapshot(manager)
-    with pytest.raises(ValueError, match="-1"):
-        manager.allocate(-1)
-    assert snapshot(manager) == before
+    words = f"n_pages is a whole number from 0, not {n_pages!r}"
+    refused(manager, ValueError, words, lambda: manager.allocate(n_pages))
     manager.check_integrity()
 
 
@@ -160,33 +170,56 @@ def test_releasing_twice_is_refused():
     assert snapshot(manager) == before
 
 
-@pytest.mark.parametrize("call", ["retain", "release"])
-@pytest.mark.parametrize("page", [-1, 4])
+@pytest.mark.parametrize("call", ["retain", "release", "held"])
+@pytest.mark.parametrize("page", [-1, -4, -5, -100, 4, 7, 8, 10**12])
 def test_a_page_that_does_not_exist_is_refused(call, page):
     manager = PageManager(n_pages=4, page_size=1)
-    manager.allocate(4)
-    before = snapshot(manager)
-    with pytest.raises((ValueError, IndexError), match=str(page)):
-        getattr(manager, call)(ids(page))
-    assert snapshot(manager) == before
+    held = manager.allocate(4)
+    words = f"^page {page} does not exist: there are 0 to 3"
+    for pages in [ids(page), ids(*held, page)]:
+        refused(manager, ValueError, words, partial(getattr(manager, call), pages))
 
 
-@pytest.mark.parametrize("call", ["retain", "release"])
-def test_a_list_of_pages_is_taken_whole_or_refused_whole(call):
-    """A list is a slip that a reader makes: it must not leave half of a release
-    done.
-    """
+NO_ARRAYS = [
+    [0, 1],
+    (0,),
+    0,
+    None,
+    "0",
+    np.array([0.0, 1.0]),
+    np.array([True, True, False, False]),
+    np.array([[0], [1]]),
+    np.array(0),
+]
+
+
+@pytest.mark.parametrize("call", ["retain", "release", "held"])
+@pytest.mark.parametrize("pages", NO_ARRAYS, ids=repr)
+def test_what_is_no_array_of_page_ids_is_refused(call, pages):
+    """A slip that a reader makes: it must not leave half of a release done."""
     manager = PageManager(n_pages=4, page_size=1)
     manager.allocate(2)
-    before = snapshot(manager)
-    try:
-        getattr(manager, call)([0, 1])
-    except (TypeError, ValueError, AttributeError):
-        assert snapshot(manager) == before
-    else:
-        assert manager.ref_counts.tolist() == (
-            [2, 2, 0, 0] if call == "retain" else [0] * 4
-        )
+    words = "(?s)page ids are a one-dimensional array of integers, not .*np.array"
+    refused(manager, ValueError, words, lambda: getattr(manager, call)(pages))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, np.uint64])
+def test_an_array_of_any_integers_will_do(kind):
+    manager = PageManager(n_pages=4, page_size=1)
+    pages = manager.allocate(2).astype(kind)
+    manager.retain(pages)
+    manager.release(pages)
+    assert manager.ref_counts.tolist() == [1, 1, 0, 0]
+    manager.release(pages)
+    manager.check_integrity()
+
+
+def test_a_free_list_that_would_overflow_is_refused_before_a_count_changes():
+    """Page 0 twice, all others free. Nowhere else does anybody look for a repeat."""
+    manager = PageManager(n_pages=4, page_size=1)
+    manager.allocate(1)
+    words = "one is listed twice"
+    refused(manager, ValueError, words, lambda: manager.release(ids(0, 0)))
     manager.check_integrity()
 
 
@@ -228,9 +261,7 @@ def test_the_integrity_check_names_what_is_broken(broken, what):
 
 
 class PageMachine(RuleBasedStateMachine):
-    """Allocations, retains and releases in any order, against one count a page in a
-    dict.
-    """
+    """Allocations, retains and releases in any order, against a dict of counts."""
 
     @initialize(n_pages=st.integers(1, 12))
     def start(self, n_pages):
@@ -359,9 +390,7 @@ def test_a_page_is_copied_in_all_layers_and_is_then_its_own(torch, pool):
 
 
 def test_a_page_id_is_the_same_page_for_the_manager_and_the_pool(torch, pool):
-    """The two share nothing else: a page released and taken again is overwritten, not
-    appended.
-    """
+    """They share nothing else: a page released and taken again is overwritten."""
     manager = PageManager(PAGES, SIZE)
     for token in [3, 4]:
         pages = manager.allocate(1)

@@ -1,70 +1,26 @@
-"""Chapter 04: the radix cache. Locks, duplicates, sizes and eviction, by hand and by
-oracle.
-"""
+"""Chapter 04: the radix cache. Locks, duplicates, sizes and eviction, by hand."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
-from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from radix_lib.eviction import POLICIES
-from radix_lib.page_manager import OutOfPages, PageManager
-from radix_lib.radix_cache import CacheNode, RadixCache
-from tests.support.oracle import (
-    BAD_TOKENS,
-    LONG,
-    NAMESPACES,
-    PAGE_SIZES,
-    QUICK,
-    TAILS,
-    WORDS,
-    PrefixOracle,
+from radix_lib.page_manager import OutOfPages
+from tests.support.inspection import (
     check_cache,
     contents,
     heap_order,
-    history,
     path_of,
-    remembered,
-    remembered_history,
+    sizes,
     snapshot,
-    spell,
 )
-
-
-def cache_of(n_pages: int = 16, page_size: int = 1, policy: str = "lru") -> RadixCache:
-    return RadixCache(PageManager(n_pages, page_size), policy)
-
-
-def remember(cache: RadixCache, tokens: list[int], namespace=None) -> CacheNode:
-    """Insert tokens as a finished request does: the tree is the only holder
-    afterwards.
-    """
-    pages = cache.page_manager.allocate(len(tokens) // cache.page_size)
-    node = cache.insert(tokens, pages, namespace).node
-    cache.page_manager.release(pages)
-    return node
-
-
-def sizes(cache: RadixCache) -> tuple[int, int, int]:
-    return cache.page_manager.n_free, cache.n_evictable, cache.n_locked
-
+from tests.support.small_routers import cache_of, refused, remember
 
 # ── By hand ───────────────────────────────────────────────────────────────────────────
 
 
 def test_an_example_worked_by_hand():
-    """Eight pages of two tokens. Two conversations share their start; one is
-    running.
-    """
+    """Eight pages of two tokens. Two conversations share their start; one runs."""
     cache = cache_of(n_pages=8, page_size=2)
     remember(cache, [1, 2, 3, 4, 5, 6])  # pages 0, 1, 2
     # 3, 4, 5: the first two are duplicates and go back
@@ -140,9 +96,7 @@ def test_locks_are_counted_and_only_the_first_and_last_move_sizes():
 
 
 def test_a_split_inherits_the_locks():
-    """Whoever locked the whole edge still holds the part above the cut, and lets go of
-    both.
-    """
+    """Whoever locked the edge holds the part above the cut, too, and frees both."""
     cache = cache_of()
     node = remember(cache, [1, 2, 3])
     cache.lock(node)
@@ -220,14 +174,34 @@ def test_evicting_nothing_changes_nothing():
     assert snapshot(cache) == before
 
 
-@pytest.mark.parametrize("n_pages", [-1, 1.5, -0.5])
+@pytest.mark.parametrize("n_pages", [-1, 1.5, -0.5, "1", None])
 def test_only_a_whole_number_of_pages_is_evicted(n_pages):
     cache = cache_of()
     remember(cache, [1, 2])
-    before = snapshot(cache)
-    with pytest.raises(ValueError, match=f"^{n_pages} pages"):
-        cache.evict(n_pages)
-    assert snapshot(cache) == before
+    words = f"n_pages is a whole number from 0, not {n_pages!r}"
+    refused(cache, ValueError, words, lambda: cache.evict(n_pages))
+
+
+def test_what_is_left_of_a_leaf_keeps_nothing_else_in_memory():
+    cache = cache_of(n_pages=1000)
+    leaf = remember(cache, range(1000))
+    cache.evict(999)
+    assert len(leaf.pages) == 1
+    assert leaf.pages.base is None
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_was_evicted_keeps_nothing_in_memory(policy):
+    """An entry of the heap that is out of date holds on to its node for a while."""
+    cache = cache_of(n_pages=1000, policy=policy)
+    for first in range(5):
+        tokens = [first, *range(100)]
+        remember(cache, tokens)
+        cache.match(tokens)
+        cache.match(tokens)
+    cache.evict(cache.n_evictable)
+    kept = [node for _, _, node in cache._heap._entries]
+    assert sum(len(node.key) + node.pages.nbytes for node in kept) == 0
 
 
 def test_a_locked_leaf_stays_even_if_it_is_the_oldest():
@@ -293,9 +267,7 @@ def test_a_match_makes_a_leaf_the_last_to_go():
 
 
 def test_a_match_in_the_middle_of_an_edge_uses_its_front_only():
-    """[1, 2] was asked for again, [3] was not: [3] goes before [4], and [1, 2] after
-    it.
-    """
+    """[1, 2] was asked for again, [3] was not: [3] goes before [4], [1, 2] after it."""
     cache = cache_of()
     remember(cache, [1, 2, 3])
     remember(cache, [4])
@@ -321,9 +293,7 @@ def test_a_walk_is_no_use():
     ],
 )
 def test_each_policy_has_its_own_order(policy, order):
-    """Four pages, made one after the other and then used 1, 2, 1 and 0 times, page 0
-    last.
-    """
+    """Four pages, made one by one, then used 1, 2, 1 and 0 times, page 0 last."""
     cache = cache_of(policy=policy)
     for token in range(4):
         remember(cache, [token])
@@ -355,205 +325,3 @@ def test_a_rebuild_finds_what_was_there():
     cache.rebuild([*locked, locked[0]])
     assert snapshot(cache) == before
     check_cache(cache)
-
-
-# ── Bad input ─────────────────────────────────────────────────────────────────────────
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="no eviction policy 'best': choose from lru"):
-        cache_of(policy="best")
-
-
-def test_evicting_more_than_can_go_evicts_none():
-    cache = cache_of(n_pages=8)
-    remember(cache, [1, 2, 3])
-    cache.lock(remember(cache, [4, 5]))
-    before = snapshot(cache)
-    with pytest.raises(
-        OutOfPages, match="pages needed: 4, free: 3, evictable: 3"
-    ) as caught:
-        cache.evict(4)
-    assert (caught.value.needed, caught.value.free, caught.value.evictable) == (4, 3, 3)
-    assert snapshot(cache) == before
-
-
-@pytest.mark.parametrize("bad", BAD_TOKENS, ids=repr)
-@pytest.mark.parametrize("call", ["match", "insert"])
-def test_a_bad_token_changes_nothing(call, bad):
-    cache = cache_of()
-    remember(cache, [1, 2, 3])
-    pages = cache.page_manager.allocate(3)
-    before = snapshot(cache)
-    with pytest.raises(ValueError, match="token ids") as caught:
-        if call == "match":
-            cache.match([1, 2, bad])
-        else:
-            cache.insert([1, 2, bad], pages)
-    assert repr(bad) in str(caught.value)
-    assert snapshot(cache) == before
-
-
-def test_too_few_pages_change_nothing():
-    cache = cache_of()
-    remember(cache, [1, 2, 3])
-    pages = cache.page_manager.allocate(2)
-    before = snapshot(cache)
-    with pytest.raises(ValueError, match="3 tokens need 3 pages of 1, not 2"):
-        cache.insert([1, 2, 4], pages)
-    assert snapshot(cache) == before
-
-
-@pytest.mark.parametrize("namespace", [None, "new"])
-def test_a_page_that_nobody_holds_cannot_enter(namespace):
-    cache = cache_of()
-    remember(cache, [1, 2, 3])
-    before = snapshot(cache)
-    with pytest.raises(ValueError, match="page 9 is free: nobody holds it"):
-        cache.insert([1, 2, 9], np.array([9, 9, 9]), namespace)
-    assert snapshot(cache) == before
-
-
-def break_size(cache, leaf):
-    cache.n_evictable += 1
-
-
-def break_lock(cache, leaf):
-    leaf.lock_ref = 1
-
-
-def break_heap(cache, leaf):
-    cache._heap.discard(leaf)
-
-
-def break_page(cache, leaf):
-    cache.page_manager.release(leaf.pages)
-
-
-def break_length(cache, leaf):
-    cache._heap._live += 1
-
-
-@pytest.mark.parametrize(
-    ("broken", "what"),
-    [
-        (break_size, "sizes are wrong"),
-        (break_lock, "hangs below"),
-        (break_heap, "other nodes than evictable leaves"),
-        (break_page, "lists a free page"),
-        (break_length, "lost count"),
-    ],
-)
-def test_the_integrity_check_names_what_is_broken(broken, what):
-    cache = cache_of()
-    leaf = remember(cache, [1, 2])
-    remember(cache, [1, 3])
-    cache.check_integrity()
-    broken(cache, leaf)
-    with pytest.raises(AssertionError, match=what):
-        cache.check_integrity()
-
-
-# ── Against the oracle ────────────────────────────────────────────────────────────────
-
-
-class CacheMachine(RuleBasedStateMachine):
-    """Matches, inserts, locks and evictions in any order: the cache does what the
-    oracle does.
-    """
-
-    @initialize(
-        page_size=PAGE_SIZES,
-        n_pages=st.integers(4, 20),
-        policy=st.sampled_from(list(POLICIES)),
-    )
-    def start(self, page_size, n_pages, policy):
-        self.cache = cache_of(n_pages, page_size, policy)
-        self.oracle = PrefixOracle(page_size, policy)
-        self.locked: list = []
-
-    def lock(self, node, prefix):
-        self.cache.lock(node)
-        self.oracle.locks.append(prefix)
-        self.locked.append((node, prefix))
-
-    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, lock=st.booleans())
-    def match(self, words, tail, namespace, lock):
-        tokens = spell(words, tail, self.cache.page_size)
-        found, node = self.cache.match(tokens, namespace)
-        assert found.tolist() == self.oracle.match(tokens, namespace)
-        prefix = (namespace, tuple(tokens[: len(found) * self.cache.page_size]))
-        assert path_of(node) == prefix
-        if lock:
-            self.lock(node, prefix)
-
-    @rule(words=WORDS, tail=TAILS, namespace=NAMESPACES, lock=st.booleans())
-    def insert(self, words, tail, namespace, lock):
-        manager = self.cache.page_manager
-        short = max(0, len(words) - manager.n_free)
-        if short > self.oracle.n_evictable:
-            return
-        self.evict(short)
-        tokens = spell(words, tail, self.cache.page_size)
-        pages = manager.allocate(len(words))
-        known, node = self.cache.insert(tokens, pages, namespace)
-        assert known.tolist() == self.oracle.insert(tokens, pages.tolist(), namespace)
-        # the duplicates are free now, what is new is the tree's alone
-        manager.release(pages)
-        prefix = (namespace, tuple(tokens[: len(words) * self.cache.page_size]))
-        assert path_of(node) == prefix
-        if lock:
-            self.lock(node, prefix)
-
-    @precondition(lambda self: self.locked)
-    @rule(i=st.integers(0, 99))
-    def unlock(self, i):
-        node, prefix = self.locked.pop(i % len(self.locked))
-        # Cuts and growth since then have not moved the end of what was locked.
-        assert path_of(node) == prefix
-        self.cache.unlock(node)
-        self.oracle.locks.remove(prefix)
-
-    @precondition(lambda self: self.oracle.n_evictable)
-    @rule(n_pages=st.integers(1, 3))
-    def evict(self, n_pages):
-        n_pages = min(n_pages, self.oracle.n_evictable)
-        evicted = self.cache.evict(n_pages).tolist()
-        assert sorted(evicted) == sorted(self.oracle.evict(n_pages))
-
-    @rule(more=st.integers(1, 3))
-    def evict_too_many(self, more):
-        n_pages = self.oracle.n_evictable + more
-        before = snapshot(self.cache)
-        with pytest.raises(OutOfPages, match=f"pages needed: {n_pages},"):
-            self.cache.evict(n_pages)
-        assert snapshot(self.cache) == before
-
-    @invariant()
-    def agrees(self):
-        check_cache(self.cache)
-        manager = self.cache.page_manager
-        assert contents(self.cache) == remembered(self.oracle)
-        assert history(self.cache) == remembered_history(self.oracle)
-        assert self.cache.n_evictable == self.oracle.n_evictable
-        assert self.cache.n_locked == self.oracle.n_locked
-        assert manager.n_free == manager.n_pages - len(self.oracle.pages)
-
-    def teardown(self):
-        if not hasattr(self, "cache"):
-            return
-        for node, _ in self.locked:
-            self.cache.unlock(node)
-        self.cache.evict(self.cache.n_evictable)
-        assert sizes(self.cache) == (self.cache.page_manager.n_pages, 0, 0)
-        assert self.cache.roots == {}
-        check_cache(self.cache)
-
-
-def test_the_cache_agrees_with_the_oracle():
-    run_machine(CacheMachine, settings=QUICK)
-
-
-@pytest.mark.long
-def test_the_cache_agrees_with_the_oracle_at_length():
-    run_machine(CacheMachine, settings=LONG)

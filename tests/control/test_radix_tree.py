@@ -17,7 +17,10 @@ from radix_lib.radix_tree import (
     pack_tokens,
     unpack_tokens,
 )
-from tests.support.oracle import (
+from radix_lib.teaching.checks.oracle import PrefixOracle
+from tests.support.inspection import contents, path_of, remembered, shape, snapshot
+from tests.support.small_routers import refused
+from tests.support.strategies import (
     BAD_TOKENS,
     LONG,
     NAMESPACES,
@@ -25,12 +28,6 @@ from tests.support.oracle import (
     QUICK,
     TAILS,
     WORDS,
-    PrefixOracle,
-    contents,
-    path_of,
-    remembered,
-    shape,
-    snapshot,
     spell,
 )
 
@@ -283,11 +280,10 @@ def test_a_deep_tree_needs_no_deep_stack():
 # ── Bad input ─────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("page_size", [0, -1])
+@pytest.mark.parametrize("page_size", [0, -1, 1.5, "2", None])
 def test_a_page_has_at_least_one_token(page_size):
-    with pytest.raises(
-        ValueError, match=f"page_size is at least 1 token, not {page_size}"
-    ):
+    words = f"page_size is a whole number from 1, not {page_size!r}"
+    with pytest.raises(ValueError, match=words):
         RadixTree(page_size)
 
 
@@ -316,6 +312,73 @@ def test_too_few_pages_are_refused_with_the_number_needed(namespace):
     with pytest.raises(ValueError, match="4 tokens need 2 pages of 2, not 1"):
         tree.insert([1, 2, 9, 9, 9], pages(20), namespace)
     assert snapshot(tree) == before
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[20, 21, 22], None, np.array([20.0, 21.0, 22.0]), np.array([[20], [21], [22]])],
+    ids=repr,
+)
+def test_what_is_no_array_of_page_ids_does_not_enter(ids):
+    tree = RadixTree(page_size=1)
+    tree.insert([1, 2, 3], pages(10, 11, 12))
+    words = "page ids are a one-dimensional array of integers"
+    refused(tree, ValueError, words, lambda: tree.insert([1, 2, 9], ids))
+
+
+class Tenant:
+    """A namespace whose hash changes when it is renamed."""
+
+    name = "alice"
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"Tenant({self.name})"
+
+
+#: What compares equal to another, or not to itself, or has no hash that lasts.
+BAD_NAMESPACES = [
+    True,
+    False,
+    np.True_,
+    1.0,
+    float("nan"),
+    b"tenant",
+    Tenant(),
+    frozenset(["tenant"]),
+    ["tenant"],
+    ("tenant", float("nan")),
+    ("tenant", ("adapter", True)),
+    ("tenant", ["adapter"]),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_NAMESPACES, ids=repr)
+@pytest.mark.parametrize("call", ["match", "insert", "walk"])
+def test_what_may_not_name_a_namespace_is_refused(call, bad):
+    tree = RadixTree(page_size=1)
+    tree.insert([1, 2, 3], pages(10, 11, 12), namespace=1)
+    arguments = [[1, 2, 9], pages(20, 21, 22)][: 2 if call == "insert" else 1]
+    words = "a namespace is None, a string, a whole number, or a tuple of these"
+    message = refused(
+        tree, ValueError, words, lambda: getattr(tree, call)(*arguments, namespace=bad)
+    )
+    part = bad[-1] if isinstance(bad, tuple) else bad
+    assert repr(part[-1] if isinstance(part, tuple) else part) in message
+    tree.check_integrity()
+
+
+@pytest.mark.parametrize(
+    "namespace", [None, "", "a", 0, 1, -1, np.int64(7), (), ("a", ("b", 2), None)]
+)
+def test_a_namespace_is_found_by_what_it_says(namespace):
+    tree = RadixTree(page_size=1)
+    tree.insert([1, 2], pages(10, 11), namespace)
+    assert tree.match([1, 2], namespace).pages.tolist() == [10, 11]
+    assert tree.match([1, 2], "another").pages.tolist() == []
+    tree.check_integrity()
 
 
 BROKEN = {
@@ -348,6 +411,19 @@ def test_the_integrity_check_sees_a_page_in_two_nodes():
     tree.insert([2], pages(10))
     with pytest.raises(AssertionError, match="repeats a page"):
         tree.check_integrity()
+
+
+# ── Memory ────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_left_of_a_cut_edge_keeps_nothing_else_in_memory():
+    """A view of numpy's keeps the whole array that it looks into."""
+    tree = RadixTree(page_size=1)
+    tree.insert(range(1000), np.arange(1000))
+    tree.match([0, 1, 2, 7])
+    tree.match([0, 7])
+    assert [len(node.pages) for node in tree.nodes()] == [1, 2, 997]
+    assert all(node.pages.base is None for node in tree.nodes())
 
 
 # ── Against the oracle ────────────────────────────────────────────────────────────────

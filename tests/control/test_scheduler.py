@@ -13,7 +13,7 @@ from radix_lib.request import Request, RequestFailed, Step
 from radix_lib.router import Namespace
 from radix_lib.scheduler import Scheduler
 from radix_lib.token_time import Cost, TokenTime
-from tests.support.oracle import check_idle, snapshot
+from tests.support.inspection import check_idle, snapshot
 from tests.support.scheduling import check_scheduler
 
 

@@ -28,8 +28,8 @@ from radix_lib.admission import NewTokenRatio
 from radix_lib.request import Request
 from radix_lib.scheduler import Scheduler
 from radix_lib.teaching.checks.schedules import RememberingModel, alone
+from tests.support.inspection import check_idle
 from tests.support.interrupts import interrupted
-from tests.support.oracle import check_idle
 from tests.support.scheduling import check_scheduler
 
 OWN = {module.__file__ for module in (scheduler, request_module, admission, orders)}

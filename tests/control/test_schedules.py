@@ -12,7 +12,7 @@ from radix_lib.teaching.checks.schedules import (
     draw_schedule,
     play_schedule,
 )
-from tests.support.oracle import check_idle
+from tests.support.inspection import check_idle
 from tests.support.scheduling import check_scheduler
 
 

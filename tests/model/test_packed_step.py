@@ -15,7 +15,7 @@ from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.router import Router
 from radix_lib.teaching.checks.cache_states import FAMILIES, tiny_model
 from tests.support.answers import Characters, Models, assert_idle, some_tokens
-from tests.support.oracle import snapshot
+from tests.support.inspection import snapshot
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,7 +42,7 @@ class CtrlC:
             nonlocal before
             if event == "opcode":
                 last, before = before, names[frame.f_lasti]
-                called = "CALL" in last and "RETURN" not in before
+                called = last.startswith("CALL") and "RETURN" not in before
                 if called or "JUMP_BACKWARD" in last:
                     self.place()
             return trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from radix_lib.request import Step
 from radix_lib.scheduler import Scheduler
-from tests.support.oracle import check_router
+from tests.support.inspection import check_router
 
 
 def check_scheduler(scheduler: Scheduler, step: Step | None = None) -> None:

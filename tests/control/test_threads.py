@@ -1,0 +1,149 @@
+"""Threads that share a router: each call is whole, and each reads its own K/V.
+
+Python is made to switch threads after about every instruction, in a pool too small for
+all of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from radix_lib.page_manager import OutOfPages
+from radix_lib.router import Lease, Router
+from radix_lib.teaching.checks.oracle import Memory
+from tests.support.inspection import check_idle
+from tests.support.small_routers import router_of
+from tests.support.streams import forgotten_stream
+
+
+@contextmanager
+def restless_threads() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+class Client:
+    """Sends requests, computes them in chunks, forks some, and ends each somehow."""
+
+    def __init__(self, router: Router, memory: Memory, seed: int):
+        self.router = router
+        self.memory = memory
+        self.random = random.Random(seed)
+        self.n_served = 0
+
+    def serve(self) -> None:
+        """One request from start to end, or until pages are short."""
+        # Two words that differ in their last token: prompts meet, and part in a page.
+        words = self.random.choices([(0, 0), (0, 1)], k=self.random.randint(1, 4))
+        tokens = [token for word in words for token in word] + [7]
+        lease = self.router.admit(tokens, max_new_tokens=1)
+        try:
+            self.work(lease)
+            if self.random.random() < 0.3:
+                fork = self.router.fork(lease, 2)
+                try:
+                    self.copy_tail(lease, fork)
+                    fork.append(self.random.randrange(2))
+                    self.work(fork)
+                finally:
+                    self.router.finish(fork)
+            lease.append(self.random.randrange(2))
+            self.work(lease)
+        except OutOfPages:
+            pass
+        finally:
+            end = self.random.choice([self.router.finish, self.router.cancel])
+            end(lease)
+        self.n_served += 1
+
+    def work(self, lease: Lease) -> None:
+        self.memory.check(lease)
+        while lease.pending:
+            self.memory.compute(lease, min(3, len(lease.pending)))
+            self.router.commit(lease)
+            self.memory.check(lease)
+
+    def copy_tail(self, lease: Lease, fork: Lease) -> None:
+        tail = fork.n_shared
+        if fork.n_computed > tail * self.router.page_size:
+            source = int(lease.page_table[tail])
+            self.memory.copy_page(source, int(fork.page_table[tail]))
+
+    def forget(self) -> None:
+        """Lose a stream, and have it closed on whichever thread collects it."""
+        forgotten_stream(self.router, self.memory, [0, 0, 0, 1, 9])
+        gc.collect(0)
+
+
+@pytest.mark.parametrize(("n_threads", "n_rounds"), [(2, 150), (8, 40)])
+def test_threads_read_their_own_and_lose_no_page(n_threads, n_rounds):
+    router, memory = router_of(n_pages=10, page_size=2), Memory(2)
+    errors: list[BaseException] = []
+    clients = [Client(router, memory, seed) for seed in range(n_threads)]
+    start = threading.Barrier(n_threads)
+
+    def run(client: Client) -> None:
+        start.wait()
+        try:
+            for number in range(n_rounds):
+                try:
+                    client.serve()
+                    if number % 20 == 0:
+                        client.forget()
+                except OutOfPages:
+                    continue
+                assert sum(router.usage()) == 10
+                assert min(router.usage()) >= 0
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[client]) for client in clients]
+    with restless_threads():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert sum(client.n_served for client in clients) > n_rounds
+    gc.collect()
+    check_idle(router)
+
+
+def test_a_call_waits_for_that_of_another_thread():
+    router = router_of()
+    inside, go_on = threading.Event(), threading.Event()
+    leases = []
+
+    def match(*args):
+        del router.cache.match
+        inside.set()
+        go_on.wait()
+        return router.cache.match(*args)
+
+    router.cache.match = match
+    first = threading.Thread(target=lambda: leases.append(router.admit([1, 2, 3])))
+    second = threading.Thread(target=lambda: leases.append(router.admit([4, 5, 6])))
+    first.start()
+    inside.wait()
+    second.start()
+    second.join(timeout=0.05)
+    assert second.is_alive()
+    assert leases == []
+    go_on.set()
+    first.join()
+    second.join()
+    assert [lease.tokens for lease in leases] == [[1, 2, 3], [4, 5, 6]]
+    for lease in leases:
+        router.cancel(lease)
+    check_idle(router)
