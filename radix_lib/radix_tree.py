@@ -85,20 +85,21 @@ def unpack_tokens(key: bytes) -> list[int]:
 
 
 def check_namespace(namespace: Hashable) -> None:
-    """Raise ValueError unless it is None, a string, a whole number, or a tuple of them.
+    """Raise ValueError unless it is a namespace's name, or a tuple of such.
 
-    Two namespaces that compare equal share, so nothing else may name one: True equals
-    1, NaN does not even equal itself, and the hash of an object may change later.
+    These are None, strings, whole numbers, and a plain `object()`, which nobody else
+    has. Namespaces that compare equal share, so nothing else will do: True equals 1,
+    NaN does not even equal itself, and the hash of other objects may change later.
     """
     if isinstance(namespace, tuple):
         for part in namespace:
             check_namespace(part)
-    elif namespace is not None and (
-        isinstance(namespace, bool) or not isinstance(namespace, str | int | np.integer)
-    ):
+        return
+    is_name = namespace is None or isinstance(namespace, str | int | np.integer)
+    if isinstance(namespace, bool) or not (is_name or type(namespace) is object):
         raise ValueError(
-            "a namespace is None, a string, a whole number, or a tuple of these, "
-            f"not {namespace!r}"
+            "a namespace is None, a string, a whole number, a plain object() or a "
+            f"tuple of these, not {namespace!r}"
         )
 
 

@@ -109,7 +109,7 @@ def test_a_namespace_that_is_not_equal_to_itself_leaves_the_books_whole():
     cache = cache_of()
     remember(cache, [1, 2, 3])
     pages = cache.page_manager.allocate(1)
-    words = "or a tuple of these, not nan"
+    words = "a tuple of these, not nan"
     nan = float("nan")
     refused(cache, ValueError, words, lambda: cache.insert([1], pages, nan))
     check_cache(cache)

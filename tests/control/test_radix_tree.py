@@ -361,7 +361,7 @@ def test_what_may_not_name_a_namespace_is_refused(call, bad):
     tree = RadixTree(page_size=1)
     tree.insert([1, 2, 3], pages(10, 11, 12), namespace=1)
     arguments = [[1, 2, 9], pages(20, 21, 22)][: 2 if call == "insert" else 1]
-    words = "a namespace is None, a string, a whole number, or a tuple of these"
+    words = "a namespace is None, a string, a whole number, a plain object"
     message = refused(
         tree, ValueError, words, lambda: getattr(tree, call)(*arguments, namespace=bad)
     )
@@ -371,7 +371,9 @@ def test_what_may_not_name_a_namespace_is_refused(call, bad):
 
 
 @pytest.mark.parametrize(
-    "namespace", [None, "", "a", 0, 1, -1, np.int64(7), (), ("a", ("b", 2), None)]
+    "namespace",
+    [None, "", "a", 0, 1, -1, np.int64(7), (), ("a", ("b", 2), None), object()],
+    ids=lambda namespace: type(namespace).__name__,
 )
 def test_a_namespace_is_found_by_what_it_says(namespace):
     tree = RadixTree(page_size=1)

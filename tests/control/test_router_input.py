@@ -106,7 +106,7 @@ def test_room_is_a_whole_number(busy, room):
     "bad", [True, float("nan"), {}, ["salt"], ("a", 1.0)], ids=repr
 )
 def test_what_may_not_name_a_namespace_is_refused(busy, bad):
-    words = "a namespace is None, a string, a whole number, or a tuple of these"
+    words = "a namespace is None, a string, a whole number, a plain object"
     refused(busy, ValueError, words, lambda: busy.admit([1, 2, 9], bad))
     refused(busy, ValueError, words, lambda: busy.admit([9] * 9, bad))
     refused(busy, ValueError, words, lambda: busy.match_prefix([1, 2, 9], bad))
