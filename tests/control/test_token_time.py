@@ -10,7 +10,7 @@ from radix_lib.radix_tree import pack_tokens
 from radix_lib.request import Step
 from radix_lib.scheduler import Scheduler
 from radix_lib.token_time import Arrival, Cost, TokenTime, play
-from tests.support.oracle import check_idle
+from tests.support.inspection import check_idle
 
 
 def test_a_step_costs_its_start_its_new_tokens_and_what_they_attend_to():
