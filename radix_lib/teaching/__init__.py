@@ -79,9 +79,29 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.router_exercises import (
         tells_the_truth as tells_the_truth,
     )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        counts_the_good as counts_the_good,
+    )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        foretells_steps as foretells_steps,
+    )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        keeps_the_gap as keeps_the_gap,
+    )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        leaves_intervals as leaves_intervals,
+    )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        serves_in_turns as serves_in_turns,
+    )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        serves_shortest_first as serves_shortest_first,
+    )
+    from radix_lib.teaching.checks.schedule_exercises import (
+        survives_schedules as survives_schedules,
+    )
     from radix_lib.teaching.checks.scheduler_bugs import FIELD_BUGS as FIELD_BUGS
     from radix_lib.teaching.checks.schedules import RememberingModel as RememberingModel
-    from radix_lib.teaching.checks.schedules import draw_schedule as draw_schedule
     from radix_lib.teaching.checks.schedules import play_schedule as play_schedule
     from radix_lib.teaching.checks.scheduling_mutants import (
         SCHEDULING_MUTANTS as SCHEDULING_MUTANTS,
@@ -128,6 +148,10 @@ if TYPE_CHECKING:
         draw_turned_key as draw_turned_key,
     )
     from radix_lib.teaching.figures.scene import draw_scene as draw_scene
+    from radix_lib.teaching.figures.schedule_figure import (
+        draw_schedule as draw_schedule,
+    )
+    from radix_lib.teaching.figures.schedule_timeline import Timeline as Timeline
     from radix_lib.teaching.figures.side_by_side import SideBySide as SideBySide
     from radix_lib.teaching.figures.source import show_source as show_source
     from radix_lib.teaching.figures.split_figure import draw_split as draw_split
@@ -145,6 +169,7 @@ if TYPE_CHECKING:
     from radix_lib.teaching.widgets.live_chat import LiveChat as LiveChat
     from radix_lib.teaching.widgets.page_explorer import PageExplorer as PageExplorer
     from radix_lib.teaching.widgets.router_walk import RouterWalk as RouterWalk
+    from radix_lib.teaching.widgets.scheduler_lab import SchedulerLab as SchedulerLab
     from radix_lib.teaching.widgets.tree_explorer import TreeExplorer as TreeExplorer
 else:
     _HOME = {
@@ -175,6 +200,8 @@ else:
         "draw_same": "figures.reuse_charts",
         "draw_turned_key": "figures.reuse_charts",
         "draw_scene": "figures.scene",
+        "draw_schedule": "figures.schedule_figure",
+        "Timeline": "figures.schedule_timeline",
         "SideBySide": "figures.side_by_side",
         "show_source": "figures.source",
         "draw_split": "figures.split_figure",
@@ -220,9 +247,15 @@ else:
         "stop_inside": "checks.router_exercises",
         "survives_interruptions": "checks.router_exercises",
         "tells_the_truth": "checks.router_exercises",
+        "counts_the_good": "checks.schedule_exercises",
+        "foretells_steps": "checks.schedule_exercises",
+        "keeps_the_gap": "checks.schedule_exercises",
+        "leaves_intervals": "checks.schedule_exercises",
+        "serves_in_turns": "checks.schedule_exercises",
+        "serves_shortest_first": "checks.schedule_exercises",
+        "survives_schedules": "checks.schedule_exercises",
         "FIELD_BUGS": "checks.scheduler_bugs",
         "RememberingModel": "checks.schedules",
-        "draw_schedule": "checks.schedules",
         "play_schedule": "checks.schedules",
         "SCHEDULING_MUTANTS": "checks.scheduling_mutants",
         "examine_scheduling": "checks.scheduling_mutants",
@@ -237,6 +270,7 @@ else:
         "LiveChat": "widgets.live_chat",
         "PageExplorer": "widgets.page_explorer",
         "RouterWalk": "widgets.router_walk",
+        "SchedulerLab": "widgets.scheduler_lab",
         "TreeExplorer": "widgets.tree_explorer",
     }
     __all__ = [*_HOME, "few_shot_prompts", "workload"]

@@ -145,9 +145,13 @@ class Stepper(Lab):
             raise ValueError("There are no frames: record an operation first.")
         self.frames = list(frames)
         self._figures: dict[int, Figure] = {}
+        self.reach(len(self.frames))
+
+    def reach(self, n_steps: int) -> None:
+        """There are so many steps now: go to the last."""
         for control in (self.slider, self.play):
-            control.max = len(self.frames)
-        self.slider.value = len(self.frames)
+            control.max = n_steps
+        self.slider.value = n_steps
 
     def draw(self) -> Figure:
         """The frame at which the slider stands."""
