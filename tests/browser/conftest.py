@@ -34,6 +34,7 @@ Stepper(film.frames)""",
     "# PageExplorer\nPageExplorer()",
     "# EvictionLab\nEvictionLab()",
     "# RouterWalk\nRouterWalk()",
+    "# SchedulerLab\nSchedulerLab()",
     "# LiveChat\nLiveChat(RadixAttentionModel.from_pretrained(), max_new_tokens=300)",
 ]
 

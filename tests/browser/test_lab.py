@@ -16,6 +16,7 @@ WIDGETS = [
     "PageExplorer",
     "EvictionLab",
     "RouterWalk",
+    "SchedulerLab",
     "LiveChat",
 ]
 
@@ -185,6 +186,28 @@ def test_router_walk(gallery: Notebook):
     widget.wait_for("Not done.")
     widget.press("start again")
     changed(widget, "before:")
+
+
+def test_scheduler_lab(gallery: Notebook):
+    widget = gallery.widget("SchedulerLab")
+    whole = changed(widget, "three tasks in turns: fcfs")
+    widget.press("◀ back")
+    widget.press("◀ back")
+    assert changed(widget, "R9") != whole
+    widget.press("forward ▶")
+    widget.press("forward ▶")
+    assert changed(widget, "R9") == whole
+    widget.control("order").select_option("lpm")
+    changed(widget, "three tasks in turns: lpm")
+    widget.control("arrivals").select_option("six long answers at once")
+    changed(widget, "six long answers at once: lpm")
+    widget.drag("pages in the pool", 0)
+    changed(widget, "16 pages")
+    changed(widget, "retracted")
+    widget.at.get_by_role("checkbox", name="prompts first").press("Space")
+    changed(widget, "holds pages")
+    widget.control("arrivals").select_option("a long prompt among readers")
+    widget.wait_for("Not done.")
 
 
 def test_live_chat(gallery: Notebook):

@@ -15,6 +15,7 @@ from radix_lib.teaching import (
     Lab,
     PageExplorer,
     RouterWalk,
+    SchedulerLab,
     Stepper,
     TreeExplorer,
 )
@@ -41,6 +42,7 @@ MAKERS: dict[str, Callable[[], Lab]] = {
     "PageExplorer": PageExplorer,
     "EvictionLab": EvictionLab,
     "RouterWalk": RouterWalk,
+    "SchedulerLab": SchedulerLab,
 }
 
 
@@ -440,3 +442,66 @@ def test_a_request_that_cannot_run_cannot_refuse_another():
         lab.ask_too_much.click()
         assert lab.refused
         assert not lab.router.leases
+
+
+# ------------------------------------------------------------------------------------ S
+
+
+def test_the_scheduler_lab_steps_back_and_forth_through_a_run():
+    lab = SchedulerLab()
+    n_steps = len(lab.timeline.moments)
+    assert lab.slider.value == n_steps == lab.slider.max
+    last = lab.figure.text
+    lab.back.click()
+    assert lab.slider.value == n_steps - 1
+    assert lab.figure.text != last
+    lab.forward.click()
+    assert lab.figure.text == last
+    lab.slider.value = 1
+    assert "R2" not in lab.figure.text
+
+
+def test_the_static_figure_of_the_scheduler_lab_is_the_whole_run():
+    lab = SchedulerLab()
+    whole = lab.static().text
+    lab.slider.value = 2
+    assert lab.static().text == whole
+
+
+def test_every_order_is_played_and_answers_each_request_with_the_same_tokens():
+    lab = SchedulerLab()
+    for name in lab.arrivals.options:
+        lab.arrivals.value = name
+        answers = set()
+        for order in lab.order.options:
+            lab.order.value = order
+            assert f"{name}: {order}" in lab.figure.text
+            outputs = {tuple(r.prompt): tuple(r.output) for r in lab.requests}
+            answers.add(tuple(sorted(outputs.items())))
+        assert len(answers) == 1
+
+
+def test_prompts_first_makes_readers_wait_in_the_scheduler_lab():
+    lab = SchedulerLab()
+    lab.arrivals.value = "a long prompt among readers"
+    assert not held(lab)
+    lab.prefill_first.value = True
+    assert held(lab)
+
+
+def held(lab: SchedulerLab) -> bool:
+    moments = lab.timeline.moments
+    return any(mark.what == "holds" for m in moments for mark in m.marks.values())
+
+
+def test_a_pool_too_small_retracts_and_one_that_can_never_do_is_refused():
+    lab = SchedulerLab()
+    lab.arrivals.value = "six long answers at once"
+    lab.pool.value = 24
+    assert "Retractions: 0" not in lab.message
+    lab.arrivals.value = "a long prompt among readers"
+    shown = lab.figure.text
+    lab.pool.value = 16
+    assert lab.refused
+    assert "at most 64 in all" in lab.message
+    assert lab.figure.text == shown

@@ -15,13 +15,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.support.scenes
 
+from radix_lib.admission import NewTokenRatio
 from radix_lib.router import Namespace
+from radix_lib.scheduler import Scheduler
 from radix_lib.teaching import (
     EvictionLab,
     PageExplorer,
     Recorder,
     RouterWalk,
+    SchedulerLab,
     SideBySide,
+    Timeline,
     TreeExplorer,
     arena_moment,
     chapter_map,
@@ -40,6 +44,7 @@ from radix_lib.teaching import (
     draw_prediction,
     draw_same,
     draw_scene,
+    draw_schedule,
     draw_sharing,
     draw_split,
     draw_tiles,
@@ -51,6 +56,7 @@ from radix_lib.teaching import (
     film_strip,
 )
 from radix_lib.teaching.figures.figure import Figure, Picture
+from radix_lib.token_time import TokenTime
 from tests.support.scenes import SYSTEM, admit, decode, new_router, run, two_requests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +115,19 @@ def of_chapters() -> dict[str, Picture]:
     story.note("before", small.cache, {})
     run(small, "I am a cook.")
     story.note("a prompt came, and another has its pages", small.cache, {"R2": [0, 3]})
+    scheduler = Scheduler(
+        TokenTime(12, 4), token_budget=16, max_running=4, ratio=NewTokenRatio(0, 0)
+    )
+    timeline = Timeline(scheduler)
+    prompts = [range(9), range(20, 34), [*range(9), 98], range(40, 48)]
+    asked = [scheduler.submit(prompts[i], 6 + 2 * i) for i in range(4)]
+    for _ in range(3):
+        timeline(scheduler.step())
+    asked[1].cancel()
+    scheduler.submit(range(30), 4)
+    scheduler.run(timeline)
     return {
+        "schedule": draw_schedule(timeline, "Five requests, one of them cancelled"),
         "books": draw_books({"before": before, "now": after}, "Books of two moments"),
         "heap": draw_heap(before.cache, decode=decode, caption="A heap"),
         "side-by-side": story.draw("A story, and a page that nobody holds"),
@@ -141,7 +159,13 @@ def films() -> dict[str, Picture]:
 
 def widgets() -> dict[str, Picture]:
     """What stands above each widget."""
-    shown = (TreeExplorer(), PageExplorer(), EvictionLab(), RouterWalk())
+    shown = (
+        TreeExplorer(),
+        PageExplorer(),
+        EvictionLab(),
+        RouterWalk(),
+        SchedulerLab(),
+    )
     return {f"static-{type(widget).__name__}": widget.static() for widget in shown}
 
 
