@@ -20,6 +20,7 @@ from torch import Tensor
 from radix_lib.draft import Draft
 from radix_lib.executor import AttentionExecutor, Chunk
 from radix_lib.generation_config import end_tokens, warn_of_left_out
+from radix_lib.guard import Guarded, atomic
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
 from radix_lib.radix_cache import RadixCache, Usage
@@ -54,12 +55,16 @@ class Stats(NamedTuple):
     pages: Usage
 
 
-class RadixAttentionModel:
+class RadixAttentionModel(Guarded):
     """A language model with a radix cache in front of it.
 
     `n_pages` pages of `page_size` tokens hold the K/V of running requests and of the
     cache alike. Answers are greedy, or drawn as a call says: a warning names what the
     checkpoint's own generation config asks for beside that (`left_out`).
+
+    A call waits until another thread's is over; one that comes in the middle of a call
+    on the same thread, from a finaliser, raises RuntimeError. A stream that is
+    forgotten gives its pages back when Python collects it.
     """
 
     router_type = Router
@@ -77,6 +82,7 @@ class RadixAttentionModel:
         n_pages: int = 512,
         policy: str = "lru",
     ):
+        super().__init__()
         config = model.config
         self.model = model
         self.tokenizer = tokenizer
@@ -143,6 +149,7 @@ class RadixAttentionModel:
             ) from error
         return list(self.tokenizer.encode(text, **options))
 
+    @atomic
     def prefill(
         self,
         prompt: Prompt,
@@ -174,6 +181,7 @@ class RadixAttentionModel:
             raise
         return lease, logits
 
+    @atomic
     def decode_step(self, leases: Sequence[Lease], tokens: Sequence[int]) -> Tensor:
         """Add one token to each sequence and compute it.
 
@@ -206,6 +214,7 @@ class RadixAttentionModel:
         with torch.inference_mode(False):
             return self.executor.forward(chunks, all_logits=all_logits).clone()
 
+    @atomic
     def step(
         self,
         leases: Sequence[Lease],
@@ -241,6 +250,7 @@ class RadixAttentionModel:
         self.router.checked_key(sampling.stop)
         return Sampler(sampling, {*sampling.stop, *end_tokens(self.model)})
 
+    @atomic
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease that goes on from the same tokens. Whole pages are shared.
 
@@ -370,11 +380,12 @@ class RadixAttentionModel:
 
     def stats(self) -> Stats:
         """Totals since the model was made, and where the pages are now."""
-        return Stats(
-            self._requests,
-            self._prompt_tokens,
-            self._cached_tokens,
-            self._prompt_tokens - self._cached_tokens,
-            self._decoded_tokens,
-            self.router.usage(),
-        )
+        with self._lock:
+            return Stats(
+                self._requests,
+                self._prompt_tokens,
+                self._cached_tokens,
+                self._prompt_tokens - self._cached_tokens,
+                self._decoded_tokens,
+                self.router.usage(),
+            )

@@ -1,17 +1,14 @@
 """Threads that share a router: each call is whole, and each reads its own K/V.
 
-Python is made to switch threads after about every instruction, in a pool too small for
-all of them.
+They are as entangled as Python can make them, in a pool too small for all.
 """
 
 from __future__ import annotations
 
 import gc
 import random
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -21,16 +18,7 @@ from radix_lib.teaching.checks.oracle import Memory
 from tests.support.inspection import check_idle
 from tests.support.small_routers import router_of
 from tests.support.streams import forgotten_stream
-
-
-@contextmanager
-def restless_threads() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
+from tests.support.threads import together
 
 
 class Client:
@@ -89,32 +77,20 @@ class Client:
 @pytest.mark.parametrize(("n_threads", "n_rounds"), [(2, 150), (8, 40)])
 def test_threads_read_their_own_and_lose_no_page(n_threads, n_rounds):
     router, memory = router_of(n_pages=10, page_size=2), Memory(2)
-    errors: list[BaseException] = []
     clients = [Client(router, memory, seed) for seed in range(n_threads)]
-    start = threading.Barrier(n_threads)
 
     def run(client: Client) -> None:
-        start.wait()
-        try:
-            for number in range(n_rounds):
-                try:
-                    client.serve()
-                    if number % 20 == 0:
-                        client.forget()
-                except OutOfPages:
-                    continue
-                assert sum(router.usage()) == 10
-                assert min(router.usage()) >= 0
-        except BaseException as error:
-            errors.append(error)
+        for number in range(n_rounds):
+            try:
+                client.serve()
+                if number % 20 == 0:
+                    client.forget()
+            except OutOfPages:
+                continue
+            assert sum(router.usage()) == 10
+            assert min(router.usage()) >= 0
 
-    threads = [threading.Thread(target=run, args=[client]) for client in clients]
-    with restless_threads():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert errors == []
+    together(*(partial(run, client) for client in clients))
     assert sum(client.n_served for client in clients) > n_rounds
     gc.collect()
     check_idle(router)
