@@ -83,7 +83,7 @@ class Reason(NamedTuple):
     """Why no more was found, and how many more tokens there would have been."""
 
     kind: str
-    n_more: int  # 0 where nobody can know
+    n_more: int  # at most, where other tokens stand
     words: str
 
 
@@ -167,9 +167,9 @@ def explain(
         for reason in blame(router, usable, namespace, n_pages)
     ]
     # What would have been found is a stronger cause than what is there in its place.
-    reasons.sort(key=lambda reason: -reason.n_more)
     if not reasons:
         reasons = _at_the_end(router, key, namespace, n_pages, neighbour)
+    reasons.sort(key=lambda reason: -reason.n_more)
     n_found = n_pages * router.page_size
     return Explanation(unpack_tokens(key), n_found, neighbour, reasons, decode)
 
@@ -252,7 +252,7 @@ def _at_the_end(
     if neighbour.rest and neighbour.n_common < n_tokens:
         place = neighbour.n_common
         words = f"at token {place} the nearest cached prompt goes on differently"
-        reasons.append(Reason("another token", 0, words))
+        reasons.append(Reason("another token", n_tokens - 1 - place, words))
     n_more = min(neighbour.n_common, n_tokens - 1) - n_found
     if n_more > 0:
         words = f"{n_more} more agree and do not fill a page of {router.page_size}"

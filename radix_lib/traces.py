@@ -9,14 +9,17 @@ Left out here: when requests overlap (`scheduler`), and made traffic (`workloads
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
+from radix_lib.radix_tree import pack_tokens
 from radix_lib.router import Router
 from radix_lib.trace_files import Recorded
+from radix_lib.workloads import Workload
 
 
 class Replayed(NamedTuple):
@@ -40,7 +43,14 @@ def replay(requests: Sequence[Recorded], n_pages: int, policy: str = "lru") -> R
     that a server always computes is less than a block. A request of more than `n_pages`
     blocks is asked for, and not kept.
     """
-    router = Router(RadixCache(PageManager(n_pages, page_size=1), policy))
+    return replay_through(
+        Router(RadixCache(PageManager(n_pages, page_size=1), policy)), requests
+    )
+
+
+def replay_through(router: Router, requests: Sequence[Recorded]) -> Replayed:
+    """As `replay`, through a router whose pages hold a block each."""
+    n_pages = router.page_manager.n_pages
     hits = 0
     requests_with_hits = 0
     for request in requests:
@@ -107,3 +117,51 @@ def _next_uses(requests: Sequence[Recorded]) -> list[list[int]]:
 def distinct_blocks(requests: Sequence[Recorded]) -> int:
     """How many pages hold all of a trace: with as many, a cache forgets nothing."""
     return len({block for request in requests for block in request.blocks})
+
+
+# ── Made traffic as a trace ──────────────────────────────────────────────────────────
+
+
+def recorded(workload: Workload, page_size: int) -> list[Recorded]:
+    """What a recorder would have written of a workload: its prompts, in whole pages.
+
+    A block has a number of its own for each text before it, as a hash would say. The
+    answers are not in it, until a next turn repeats them.
+    """
+    names: dict[tuple[int, bytes], int] = {}
+    trace = []
+    for request in workload:
+        blocks: list[int] = []
+        before = -1
+        for start in range(0, len(request.prompt) - page_size + 1, page_size):
+            tokens = pack_tokens(request.prompt[start : start + page_size])
+            before = names.setdefault((before, tokens), len(names))
+            blocks.append(before)
+        if blocks:
+            n_output = request.max_new_tokens
+            trace.append(Recorded(request.time, len(request.prompt), n_output, blocks))
+    return trace
+
+
+def made_trace(n: int, seed: int = 0) -> list[Recorded]:
+    """A trace like Mooncake's of conversations, for those who have none: no real one.
+
+    Its shape was read off that trace (FAST'25): all share the first block; 37 of 100 go
+    on where one of some hundred requests before ended, the others begin anew.
+    """
+    rng = random.Random(seed)
+    trace: list[Recorded] = []
+    n_names = 1
+    for number in range(n):
+        gap = 90 + int(rng.lognormvariate(5.8, 1.05))  # requests, 420 in the median
+        if rng.random() < 0.37 and gap <= number:
+            blocks = trace[number - gap].blocks
+            n_new = rng.lognormvariate(0.9, 1.2)
+        else:
+            blocks = [0]
+            n_new = rng.lognormvariate(2.2, 1.2)
+        n_new = min(250, max(1, round(n_new)))
+        blocks = blocks + list(range(n_names, n_names + n_new))
+        n_names += n_new
+        trace.append(Recorded(0.3 * number, 512 * len(blocks), 350, blocks))
+    return trace

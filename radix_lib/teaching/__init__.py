@@ -109,9 +109,29 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.scheduling_mutants import (
         examine_scheduling as examine_scheduling,
     )
+    from radix_lib.teaching.checks.six_logs import REASONS as REASONS
+    from radix_lib.teaching.checks.six_logs import (
+        names_the_reasons as names_the_reasons,
+    )
+    from radix_lib.teaching.checks.six_logs import served_log as served_log
     from radix_lib.teaching.checks.tree_exercises import merges_nodes as merges_nodes
     from radix_lib.teaching.checks.tree_exercises import (
         tells_collisions_apart as tells_collisions_apart,
+    )
+    from radix_lib.teaching.checks.workload_exercises import (
+        counts_users as counts_users,
+    )
+    from radix_lib.teaching.checks.workload_exercises import (
+        finds_a_name as finds_a_name,
+    )
+    from radix_lib.teaching.checks.workload_exercises import (
+        keeps_its_history as keeps_its_history,
+    )
+    from radix_lib.teaching.checks.workload_exercises import (
+        mru_beats_lru as mru_beats_lru,
+    )
+    from radix_lib.teaching.checks.workload_exercises import (
+        shares_the_most as shares_the_most,
     )
     from radix_lib.teaching.figures.bar_charts import draw_damage as draw_damage
     from radix_lib.teaching.figures.bar_charts import draw_sharing as draw_sharing
@@ -158,6 +178,12 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.theme import STATES as STATES
     from radix_lib.teaching.figures.tile_chart import draw_tiles as draw_tiles
     from radix_lib.teaching.figures.tree_figure import draw_tree as draw_tree
+    from radix_lib.teaching.figures.workload_figure import (
+        draw_cached_tree as draw_cached_tree,
+    )
+    from radix_lib.teaching.figures.workload_figure import (
+        draw_workload_trees as draw_workload_trees,
+    )
     from radix_lib.teaching.films.film import film_strip as film_strip
     from radix_lib.teaching.films.recorder import Recorder as Recorder
     from radix_lib.teaching.widgets.base import Lab as Lab
@@ -171,6 +197,7 @@ if TYPE_CHECKING:
     from radix_lib.teaching.widgets.router_walk import RouterWalk as RouterWalk
     from radix_lib.teaching.widgets.scheduler_lab import SchedulerLab as SchedulerLab
     from radix_lib.teaching.widgets.tree_explorer import TreeExplorer as TreeExplorer
+    from radix_lib.teaching.widgets.workload_lab import WorkloadLab as WorkloadLab
 else:
     _HOME = {
         "draw_damage": "figures.bar_charts",
@@ -208,6 +235,8 @@ else:
         "STATES": "figures.theme",
         "draw_tiles": "figures.tile_chart",
         "draw_tree": "figures.tree_figure",
+        "draw_cached_tree": "figures.workload_figure",
+        "draw_workload_trees": "figures.workload_figure",
         "film_strip": "films.film",
         "Recorder": "films.recorder",
         "method_of": "checks.building",
@@ -259,8 +288,16 @@ else:
         "play_schedule": "checks.schedules",
         "SCHEDULING_MUTANTS": "checks.scheduling_mutants",
         "examine_scheduling": "checks.scheduling_mutants",
+        "REASONS": "checks.six_logs",
+        "names_the_reasons": "checks.six_logs",
+        "served_log": "checks.six_logs",
         "merges_nodes": "checks.tree_exercises",
         "tells_collisions_apart": "checks.tree_exercises",
+        "counts_users": "checks.workload_exercises",
+        "finds_a_name": "checks.workload_exercises",
+        "keeps_its_history": "checks.workload_exercises",
+        "mru_beats_lru": "checks.workload_exercises",
+        "shares_the_most": "checks.workload_exercises",
         "Lab": "widgets.base",
         "Stepper": "widgets.base",
         "decode": "widgets.base",
@@ -272,6 +309,7 @@ else:
         "RouterWalk": "widgets.router_walk",
         "SchedulerLab": "widgets.scheduler_lab",
         "TreeExplorer": "widgets.tree_explorer",
+        "WorkloadLab": "widgets.workload_lab",
     }
     __all__ = [*_HOME, "few_shot_prompts", "workload"]
     __getattr__, __dir__ = door(__name__, _HOME)

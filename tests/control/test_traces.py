@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from radix_lib.trace_files import Recorded, TraceError, read_bailian, read_mooncake
-from radix_lib.traces import distinct_blocks, replay, replay_with_foresight
+from radix_lib.traces import (
+    distinct_blocks,
+    made_trace,
+    recorded,
+    replay,
+    replay_with_foresight,
+)
+from radix_lib.workloads import ask
 
 MOONCAKE = {"timestamp": 1500, "input_length": 600, "output_length": 7}
 BAILIAN = {
@@ -194,3 +201,31 @@ def test_mooncakes_traces_give_the_known_hits(name: str) -> None:
     requests = read_mooncake(Path(str(TRACES)) / f"{name}_trace.jsonl.gz")
     found = {n_pages: replay(requests, n_pages).hits for n_pages in KNOWN[name]}
     assert found == KNOWN[name]
+
+
+# ── Made traffic as a trace ──────────────────────────────────────────────────────────
+
+
+def test_a_workload_is_recorded_in_whole_pages() -> None:
+    prompts = [[1, 2, 3, 4, 5], [1, 2, 3, 9], [7, 2, 3, 4], [7]]
+    trace = recorded([ask(prompt, [0]) for prompt in prompts], page_size=2)
+    assert [request.blocks for request in trace] == [[0, 1], [0, 2], [3, 4]]
+    assert [request.n_prompt for request in trace] == [5, 4, 4]
+
+
+def test_a_recorded_workload_finds_what_the_workload_shares() -> None:
+    workload = [ask([*range(40), number, 1], [0]) for number in range(5)]
+    trace = recorded(workload, page_size=4)
+    found = replay(trace, distinct_blocks(trace))
+    assert (found.hits, found.blocks) == (4 * 10, 5 * 10)
+
+
+def test_a_made_trace_has_the_shape_of_the_real_one() -> None:
+    trace = made_trace(12_000)
+    assert trace == made_trace(12_000)
+    ceiling = replay(trace, distinct_blocks(trace))
+    assert ceiling.blocks / ceiling.requests == pytest.approx(24, rel=0.15)
+    assert ceiling.hit_rate == pytest.approx(0.366, abs=0.03)
+    assert replay(trace, 1000).hit_rate == pytest.approx(0.045, abs=0.02)
+    assert replay(trace, 10_000).hit_rate == pytest.approx(0.212, abs=0.07)
+    assert all(request.blocks[0] == 0 for request in trace)
