@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from radix_lib.equality import compare_logits as compare_logits
     from radix_lib.executor import AttentionExecutor as AttentionExecutor
     from radix_lib.model_loader import load_model as load_model
-    from radix_lib.page_manager import KVPool as KVPool
-    from radix_lib.page_manager import OutOfPages as OutOfPages
-    from radix_lib.page_manager import PageManager as PageManager
+    from radix_lib.page_manager import (
+        KVPool as KVPool,
+        OutOfPages as OutOfPages,
+        PageManager as PageManager,
+    )
     from radix_lib.radix_cache import RadixCache as RadixCache
     from radix_lib.radix_model import RadixAttentionModel as RadixAttentionModel
     from radix_lib.radix_tree import RadixTree as RadixTree
-    from radix_lib.router import Namespace as Namespace
-    from radix_lib.router import Router as Router
+    from radix_lib.router import Namespace as Namespace, Router as Router
     from radix_lib.scheduler import Scheduler as Scheduler
     from radix_lib.token_time import TokenTime as TokenTime
 else:

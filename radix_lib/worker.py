@@ -21,8 +21,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
-from fastapi import Request as Call
+from fastapi import FastAPI, HTTPException, Request as Call
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 

@@ -15,28 +15,25 @@ from radix_lib.texts import few_shot_prompts, workload
 
 if TYPE_CHECKING:
     from radix_lib.teaching.checks.building import method_of as method_of
-    from radix_lib.teaching.checks.cache_exercises import Leaf as Leaf
-    from radix_lib.teaching.checks.cache_exercises import finishes as finishes
     from radix_lib.teaching.checks.cache_exercises import (
+        Leaf as Leaf,
+        finishes as finishes,
         foretells_locks as foretells_locks,
+        is_segmented as is_segmented,
+        pops_in_order as pops_in_order,
     )
-    from radix_lib.teaching.checks.cache_exercises import is_segmented as is_segmented
-    from radix_lib.teaching.checks.cache_exercises import pops_in_order as pops_in_order
-    from radix_lib.teaching.checks.cache_states import CACHE_STATES as CACHE_STATES
-    from radix_lib.teaching.checks.cache_states import compare_states as compare_states
-    from radix_lib.teaching.checks.cache_states import tiny_model as tiny_model
-    from radix_lib.teaching.checks.check import cases as cases
-    from radix_lib.teaching.checks.check import check as check
+    from radix_lib.teaching.checks.cache_states import (
+        CACHE_STATES as CACHE_STATES,
+        compare_states as compare_states,
+        tiny_model as tiny_model,
+    )
+    from radix_lib.teaching.checks.check import cases as cases, check as check
     from radix_lib.teaching.checks.contracts import (
         caches_like_the_oracle as caches_like_the_oracle,
-    )
-    from radix_lib.teaching.checks.contracts import (
         counts_the_holders as counts_the_holders,
-    )
-    from radix_lib.teaching.checks.contracts import (
         matches_like_the_oracle as matches_like_the_oracle,
+        serves_requests as serves_requests,
     )
-    from radix_lib.teaching.checks.contracts import serves_requests as serves_requests
     from radix_lib.teaching.checks.equality_exercises import (
         merges_halves as merges_halves,
     )
@@ -46,125 +43,105 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.executor_exercises import (
         attends_by_page as attends_by_page,
     )
-    from radix_lib.teaching.checks.generation_exercises import Stop as Stop
     from radix_lib.teaching.checks.generation_exercises import (
+        Stop as Stop,
         counts_sample_pages as counts_sample_pages,
-    )
-    from radix_lib.teaching.checks.generation_exercises import (
         searches_on_forks as searches_on_forks,
-    )
-    from radix_lib.teaching.checks.generation_exercises import (
         stops_at_text as stops_at_text,
     )
-    from radix_lib.teaching.checks.mutants import MUTANTS as MUTANTS
-    from radix_lib.teaching.checks.mutants import LastBitFlipped as LastBitFlipped
-    from radix_lib.teaching.checks.mutants import Mutant as Mutant
-    from radix_lib.teaching.checks.mutants import examine as examine
+    from radix_lib.teaching.checks.mutants import (
+        MUTANTS as MUTANTS,
+        LastBitFlipped as LastBitFlipped,
+        Mutant as Mutant,
+        examine as examine,
+    )
     from radix_lib.teaching.checks.oracle import Memory as Memory
-    from radix_lib.teaching.checks.page_exercises import forks_pages as forks_pages
-    from radix_lib.teaching.checks.page_exercises import keeps_page_0 as keeps_page_0
-    from radix_lib.teaching.checks.page_exercises import reads_back as reads_back
+    from radix_lib.teaching.checks.page_exercises import (
+        forks_pages as forks_pages,
+        keeps_page_0 as keeps_page_0,
+        reads_back as reads_back,
+    )
     from radix_lib.teaching.checks.reuse_exercises import (
         computes_in_pieces as computes_in_pieces,
     )
-    from radix_lib.teaching.checks.router_exercises import bills_right as bills_right
-    from radix_lib.teaching.checks.router_exercises import reading as reading
     from radix_lib.teaching.checks.router_exercises import (
+        bills_right as bills_right,
+        reading as reading,
         samples_apart as samples_apart,
-    )
-    from radix_lib.teaching.checks.router_exercises import stop_inside as stop_inside
-    from radix_lib.teaching.checks.router_exercises import (
+        stop_inside as stop_inside,
         survives_interruptions as survives_interruptions,
-    )
-    from radix_lib.teaching.checks.router_exercises import (
         tells_the_truth as tells_the_truth,
     )
     from radix_lib.teaching.checks.schedule_exercises import (
         counts_the_good as counts_the_good,
-    )
-    from radix_lib.teaching.checks.schedule_exercises import (
         foretells_steps as foretells_steps,
-    )
-    from radix_lib.teaching.checks.schedule_exercises import (
         keeps_the_gap as keeps_the_gap,
-    )
-    from radix_lib.teaching.checks.schedule_exercises import (
         leaves_intervals as leaves_intervals,
-    )
-    from radix_lib.teaching.checks.schedule_exercises import (
         serves_in_turns as serves_in_turns,
-    )
-    from radix_lib.teaching.checks.schedule_exercises import (
         serves_shortest_first as serves_shortest_first,
-    )
-    from radix_lib.teaching.checks.schedule_exercises import (
         survives_schedules as survives_schedules,
     )
     from radix_lib.teaching.checks.scheduler_bugs import FIELD_BUGS as FIELD_BUGS
-    from radix_lib.teaching.checks.schedules import RememberingModel as RememberingModel
-    from radix_lib.teaching.checks.schedules import play_schedule as play_schedule
+    from radix_lib.teaching.checks.schedules import (
+        RememberingModel as RememberingModel,
+        play_schedule as play_schedule,
+    )
     from radix_lib.teaching.checks.scheduling_mutants import (
         SCHEDULING_MUTANTS as SCHEDULING_MUTANTS,
-    )
-    from radix_lib.teaching.checks.scheduling_mutants import (
         examine_scheduling as examine_scheduling,
     )
-    from radix_lib.teaching.checks.six_logs import REASONS as REASONS
     from radix_lib.teaching.checks.six_logs import (
+        REASONS as REASONS,
         names_the_reasons as names_the_reasons,
+        served_log as served_log,
     )
-    from radix_lib.teaching.checks.six_logs import served_log as served_log
-    from radix_lib.teaching.checks.tree_exercises import merges_nodes as merges_nodes
     from radix_lib.teaching.checks.tree_exercises import (
+        merges_nodes as merges_nodes,
         tells_collisions_apart as tells_collisions_apart,
     )
     from radix_lib.teaching.checks.workload_exercises import (
         counts_users as counts_users,
-    )
-    from radix_lib.teaching.checks.workload_exercises import (
         finds_a_name as finds_a_name,
-    )
-    from radix_lib.teaching.checks.workload_exercises import (
         keeps_its_history as keeps_its_history,
-    )
-    from radix_lib.teaching.checks.workload_exercises import (
         mru_beats_lru as mru_beats_lru,
-    )
-    from radix_lib.teaching.checks.workload_exercises import (
         shares_the_most as shares_the_most,
     )
-    from radix_lib.teaching.figures.bar_charts import draw_damage as draw_damage
-    from radix_lib.teaching.figures.bar_charts import draw_sharing as draw_sharing
-    from radix_lib.teaching.figures.bar_charts import draw_timeline as draw_timeline
-    from radix_lib.teaching.figures.bar_charts import draw_tokens as draw_tokens
+    from radix_lib.teaching.figures.bar_charts import (
+        draw_damage as draw_damage,
+        draw_sharing as draw_sharing,
+        draw_timeline as draw_timeline,
+        draw_tokens as draw_tokens,
+    )
     from radix_lib.teaching.figures.books_figure import draw_books as draw_books
-    from radix_lib.teaching.figures.canvas import MARGIN as MARGIN
-    from radix_lib.teaching.figures.canvas import Canvas as Canvas
-    from radix_lib.teaching.figures.canvas import compose as compose
+    from radix_lib.teaching.figures.canvas import (
+        MARGIN as MARGIN,
+        Canvas as Canvas,
+        compose as compose,
+    )
     from radix_lib.teaching.figures.chart import Chart as Chart
-    from radix_lib.teaching.figures.course_map import chapter_map as chapter_map
-    from radix_lib.teaching.figures.course_map import course_map as course_map
+    from radix_lib.teaching.figures.course_map import (
+        chapter_map as chapter_map,
+        course_map as course_map,
+    )
     from radix_lib.teaching.figures.cut_figure import draw_cut as draw_cut
     from radix_lib.teaching.figures.heap_figure import draw_heap as draw_heap
-    from radix_lib.teaching.figures.line_charts import draw_hit_rate as draw_hit_rate
-    from radix_lib.teaching.figures.line_charts import draw_lines as draw_lines
     from radix_lib.teaching.figures.line_charts import (
+        draw_hit_rate as draw_hit_rate,
+        draw_lines as draw_lines,
         draw_page_sizes as draw_page_sizes,
-    )
-    from radix_lib.teaching.figures.line_charts import (
         draw_prediction as draw_prediction,
-    )
-    from radix_lib.teaching.figures.line_charts import (
         draw_time_to_first_token as draw_time_to_first_token,
     )
     from radix_lib.teaching.figures.mask_figure import draw_mask as draw_mask
-    from radix_lib.teaching.figures.moments import arena_moment as arena_moment
-    from radix_lib.teaching.figures.moments import pool_moment as pool_moment
+    from radix_lib.teaching.figures.moments import (
+        arena_moment as arena_moment,
+        pool_moment as pool_moment,
+    )
     from radix_lib.teaching.figures.page_figure import draw_pages as draw_pages
     from radix_lib.teaching.figures.pool_map import draw_pool_map as draw_pool_map
-    from radix_lib.teaching.figures.reuse_charts import draw_attention as draw_attention
-    from radix_lib.teaching.figures.reuse_charts import draw_same as draw_same
     from radix_lib.teaching.figures.reuse_charts import (
+        draw_attention as draw_attention,
+        draw_same as draw_same,
         draw_turned_key as draw_turned_key,
     )
     from radix_lib.teaching.figures.scene import draw_scene as draw_scene
@@ -180,17 +157,17 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.tree_figure import draw_tree as draw_tree
     from radix_lib.teaching.figures.workload_figure import (
         draw_cached_tree as draw_cached_tree,
-    )
-    from radix_lib.teaching.figures.workload_figure import (
         draw_workload_trees as draw_workload_trees,
     )
     from radix_lib.teaching.films.film import film_strip as film_strip
     from radix_lib.teaching.films.recorder import Recorder as Recorder
-    from radix_lib.teaching.widgets.base import Lab as Lab
-    from radix_lib.teaching.widgets.base import Stepper as Stepper
-    from radix_lib.teaching.widgets.base import decode as decode
-    from radix_lib.teaching.widgets.base import encode as encode
-    from radix_lib.teaching.widgets.base import labelled as labelled
+    from radix_lib.teaching.widgets.base import (
+        Lab as Lab,
+        Stepper as Stepper,
+        decode as decode,
+        encode as encode,
+        labelled as labelled,
+    )
     from radix_lib.teaching.widgets.eviction_lab import EvictionLab as EvictionLab
     from radix_lib.teaching.widgets.live_chat import LiveChat as LiveChat
     from radix_lib.teaching.widgets.page_explorer import PageExplorer as PageExplorer

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run_machine
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test as run_machine,
+)
 
 from radix_lib.eviction import POLICIES, EvictionHeap
 from tests.support.strategies import LONG, QUICK

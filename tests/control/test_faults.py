@@ -20,16 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test as run_machine,
 )
-from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_cache import RadixCache

@@ -12,8 +12,8 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test as run_machine,
 )
-from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from radix_lib.eviction import POLICIES
 from radix_lib.page_manager import OutOfPages

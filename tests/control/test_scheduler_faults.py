@@ -19,11 +19,11 @@ from radix_lib import (
     page_manager,
     radix_cache,
     radix_tree,
+    request as request_module,
     router,
     scheduler,
     token_time,
 )
-from radix_lib import request as request_module
 from radix_lib.admission import NewTokenRatio
 from radix_lib.request import Request
 from radix_lib.scheduler import Scheduler

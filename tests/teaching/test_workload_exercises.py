@@ -8,8 +8,7 @@ import pytest
 
 from radix_lib import explain
 from radix_lib.scheduler import Scheduler
-from radix_lib.teaching.checks import six_logs
-from radix_lib.teaching.checks import workload_exercises as exercises
+from radix_lib.teaching.checks import six_logs, workload_exercises as exercises
 from radix_lib.token_time import TokenTime, play
 from radix_lib.workloads import closed_loop, report
 
