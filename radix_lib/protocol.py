@@ -1,8 +1,8 @@
 """Chapter 10: what a worker may be asked, and the forms in which it answers.
 
 SGLang's form repeats the whole text in each piece of a stream, OpenAI's only what is
-new. A field that is not known is refused by name: to ignore it would be to answer
-another question.
+new. A field that asks for something unknown is refused by name: to ignore it would be
+to answer another question.
 
 Left out here: stop strings, tools, several answers to one request, log probabilities.
 Source: SGLang 0.5.9, `managers/io_struct.py` and `entrypoints/openai/protocol.py`.
@@ -10,19 +10,36 @@ Source: SGLang 0.5.9, `managers/io_struct.py` and `entrypoints/openai/protocol.p
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from radix_lib.request import Request
 
 # ── What may be asked ────────────────────────────────────────────────────────────────
 
 
-class Asked(BaseModel):
-    """A body whose fields are known: any other is refused by name."""
+#: What SGLang's router adds to every body, and what changes no token of an answer.
+HARMLESS = {
+    "log_metrics",
+    "model",
+    "separate_reasoning",
+    "skip_special_tokens",
+    "stream_reasoning",
+}
 
-    model_config = ConfigDict(extra="forbid")
+
+class Asked(BaseModel):
+    """A body whose fields are known: another that asks for something is refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_known(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if value and name not in HARMLESS:
+                raise ValueError(f"{name} is not known here: leave it out")
+        return self
 
 
 class SamplingParams(Asked):
@@ -52,8 +69,7 @@ class GenerateBody(Asked):
     sampling_params: SamplingParams = Field(default_factory=SamplingParams)
     stream: bool = False
     rid: str | None = None
-    cache_salt: str = ""
-    lora_path: str = ""
+    extra_key: str | None = None  # SGLang's name for a salt, which its router passes on
 
 
 class Message(Asked):

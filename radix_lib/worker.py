@@ -63,7 +63,7 @@ class Answers:
         states = self.engine.stream(
             prompt,
             body.sampling_params.max_new_tokens,
-            namespace=Namespace(body.cache_salt, body.lora_path),
+            namespace=Namespace(body.extra_key or ""),
             **body.sampling_params.options(),
         )
         return await self._respond(states, call, body.stream, GenerateForm(body))
@@ -274,7 +274,7 @@ def main() -> int:
         application(engine, loaded.name),
         host=args.host,
         port=args.port,
-        log_level="warning",
+        log_level="error",  # SGLang's router tries gRPC first, which would be warned of
         access_log=False,
     )
     return 0

@@ -123,7 +123,7 @@ def test_a_salt_is_a_namespace(worker: tuple[str, TellingModel]) -> None:
     [
         ("/generate", {}, "give either text or input_ids"),
         ("/generate", {"text": "a", "input_ids": [1]}, "give either"),
-        ("/generate", {"text": "a", "stop": "b"}, "stop: Extra inputs"),
+        ("/generate", {"text": "a", "stop": "b"}, "stop is not known here"),
         ("/generate", {"input_ids": [10**9]}, "token id 1000000000"),
         ("/generate", {"input_ids": []}, "at least one token"),
         ("/generate", {"text": "a", "sampling_params": {"top_p": 0}}, "top_p=0"),
