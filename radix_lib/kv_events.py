@@ -111,16 +111,16 @@ class PrefixIndex:
     >>> pages = cache.page_manager.allocate(2)
     >>> _ = cache.insert([1, 2, 3, 4], pages)
     >>> index = PrefixIndex(block_size=2)
-    >>> index.apply("a", cache.take_events())
+    >>> index.apply(0, cache.take_events())
     >>> index.match([1, 2, 3, 9, 9])
-    {'a': 2}
+    {0: 2}
     """
 
     def __init__(self, block_size: int):
         self.block_size = block_size
-        self.holders: defaultdict[bytes, set[Hashable]] = defaultdict(set)
+        self.holders: defaultdict[bytes, set[int]] = defaultdict(set)
 
-    def apply(self, worker: Hashable, events: Iterable[Event]) -> None:
+    def apply(self, worker: int, events: Iterable[Event]) -> None:
         """Take in what a worker tells. Raises ValueError for blocks of another size."""
         for event in events:
             if isinstance(event, AllBlocksCleared):
@@ -134,21 +134,21 @@ class PrefixIndex:
                 for name in event.block_hashes:
                     self._discard(name, worker)
 
-    def forget(self, worker: Hashable) -> None:
+    def forget(self, worker: int) -> None:
         """A worker has nothing any more, or is gone."""
         for name in [name for name, who in self.holders.items() if worker in who]:
             self._discard(name, worker)
 
     def match(
         self, tokens: Sequence[int] | bytes, namespace: Hashable = None
-    ) -> dict[Hashable, int]:
+    ) -> dict[int, int]:
         """How many tokens of a prompt each worker would reuse, if any.
 
         One token is always left to compute, as in a worker's own router.
         """
         key = pack_tokens(tokens)[:-TOKEN_BYTES]
-        found: dict[Hashable, int] = {}
-        still: set[Hashable] | None = None
+        found: dict[int, int] = {}
+        still: set[int] | None = None
         for place, name in enumerate(block_hashes(key, self.block_size, namespace), 1):
             who = self.holders.get(name, set())
             still = set(who) if still is None else still & who
@@ -157,7 +157,7 @@ class PrefixIndex:
             found.update(dict.fromkeys(still, place * self.block_size))
         return found
 
-    def _discard(self, name: bytes, worker: Hashable) -> None:
+    def _discard(self, name: bytes, worker: int) -> None:
         holders = self.holders.get(name)
         if holders is None:
             return
@@ -165,9 +165,9 @@ class PrefixIndex:
         if not holders:
             del self.holders[name]
 
-    def _check_size(self, worker: Hashable, block_size: int) -> None:
+    def _check_size(self, worker: int, block_size: int) -> None:
         if block_size != self.block_size:
             raise ValueError(
-                f"{worker} has pages of {block_size} tokens, this index of "
+                f"worker {worker} has pages of {block_size} tokens, this index of "
                 f"{self.block_size}: start both with one page size"
             )

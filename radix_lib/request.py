@@ -5,7 +5,14 @@ Left out here: who decides (`scheduler`), and in which order (`orders`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Hashable, Iterator, Sequence
+from collections.abc import (
+    Container,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +24,9 @@ from radix_lib.router import Lease, Router
 class Sampler(Protocol):
     """Chooses the tokens of one answer."""
 
-    ends: Container[int]  # the answer is over after any of these
+    @property
+    def ends(self) -> Container[int]:
+        """The answer is over after any of these."""
 
     def choose(self, row: Any, place: int) -> int:
         """Token number `place` of the answer, given what the model said before it."""
@@ -34,10 +43,10 @@ class Model(Protocol):
     def encode(self, prompt: Any) -> list[int]:
         """The token ids of a prompt."""
 
-    def sampler(self, **options: Any) -> Sampler:
+    def sampler(self, *_: Any, **options: Any) -> Sampler:
         """What chooses the tokens of an answer. Raises ValueError for a bad option."""
 
-    def step(self, leases: Sequence[Lease], n_tokens: Sequence[int]) -> Sequence[Any]:
+    def step(self, leases: Sequence[Lease], n_tokens: Sequence[int]) -> Iterable[Any]:
         """Compute the next `n_tokens` of each lease, all in one forward.
 
         Returns for each what it has to say about the token that follows.

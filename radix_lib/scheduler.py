@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 from operator import attrgetter
 from typing import Any
@@ -332,7 +332,7 @@ class Scheduler:
         for request, row in zip(computed, rows, strict=False):
             self._choose(request, row, step)
 
-    def _forward(self, computed: dict[Request, int]) -> Sequence[Any]:
+    def _forward(self, computed: dict[Request, int]) -> Iterable[Any]:
         if not computed:
             return []
         leases = [request.lease for request in computed if request.lease]

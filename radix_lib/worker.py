@@ -258,7 +258,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         loaded = load_model(args.model)
-        model: Any = TellingModel(
+        model = TellingModel(
             loaded.model,
             loaded.tokenizer,
             page_size=args.page_size,

@@ -87,25 +87,27 @@ def test_a_worker_that_is_gone_is_forgotten() -> None:
     router = new_router()
     serve(router, [1, 2, 3, 4])
     index = PrefixIndex(2)
-    index.apply("a", router.cache.take_events())
-    index.apply("b", [])
-    assert index.match([1, 2, 3]) == {"a": 2}
-    index.apply("a", [AllBlocksCleared()])
+    index.apply(0, router.cache.take_events())
+    index.apply(1, [])
+    assert index.match([1, 2, 3]) == {0: 2}
+    index.apply(0, [AllBlocksCleared()])
     assert index.match([1, 2, 3]) == {}
     assert not index.holders
 
 
 def test_what_was_never_stored_may_be_removed() -> None:
     index = PrefixIndex(2)
-    index.apply("a", [BlockRemoved([b"nobody's"])])
+    index.apply(0, [BlockRemoved([b"nobody's"])])
     assert not index.holders
 
 
 def test_pages_of_another_size_are_refused() -> None:
     router = new_router(page_size=4)
     serve(router, [1, 2, 3, 4])
-    with pytest.raises(ValueError, match="a has pages of 4 tokens, this index of 2"):
-        PrefixIndex(2).apply("a", router.cache.take_events())
+    with pytest.raises(
+        ValueError, match="worker 0 has pages of 4 tokens, this index of 2"
+    ):
+        PrefixIndex(2).apply(0, router.cache.take_events())
 
 
 def test_a_refused_request_tells_nothing() -> None:

@@ -27,7 +27,7 @@ def serving(
 ) -> Iterator[tuple[str, TellingModel]]:
     """A worker that answers: its address, and the model behind it."""
     radix = TellingModel(model, tokenizer, **pool)
-    scheduler: Any = Scheduler(radix)  # type: ignore[arg-type]
+    scheduler = Scheduler(radix)
     app = application(Engine(scheduler, max_requests), "tiny")
     with socket.socket() as ear:
         ear.bind((LOOPBACK, 0))
