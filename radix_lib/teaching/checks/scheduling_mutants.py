@@ -70,7 +70,7 @@ class MixesUpRows(Scheduler):
     """Where prompts and answers run in one step, they get each other's logits."""
 
     def _forward(self, computed: dict[Request, int]) -> Sequence[Any]:
-        rows = super()._forward(computed)
+        rows = list(super()._forward(computed))
         decoding = [request for request in computed if request.n_output]
         return rows[::-1] if 0 < len(decoding) < len(computed) else rows
 
