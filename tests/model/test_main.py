@@ -97,7 +97,7 @@ def test_own_prompts_page_size_and_length(run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--page-size", "0"], "at least 1 token"),
+        (["--page-size", "0"], "page_size is a whole number from 1, not 0"),
         (["--prompt", ""], "at least one token"),
         (["--prompt", "caf\udce9"], r"'\udce9' at place 3 of the prompt"),
         (["--max-new-tokens", "0"], "at least 1"),
