@@ -166,7 +166,8 @@ def test_a_collection_may_come_anywhere_in_a_call(
 
     def run(place: int) -> None:
         nonlocal calls, at
-        calls, at = 0, place
+        calls = 0
+        at = place
         forget_a_stream(model, prompt[:5], taken=2)
         sys.setprofile(collect)
         try:
