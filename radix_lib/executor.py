@@ -14,18 +14,22 @@ plain PyTorch has to gather them first. Source: SGLang 0.5.9, `forward_extend` a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from radix_lib.page_manager import KVPool
 from radix_lib.radix_tree import Pages
 from radix_lib.supported_models import check_supported
+
+Rows = NDArray[np.int64]  # of packed tokens
 
 
 class Chunk(NamedTuple):
@@ -39,16 +43,22 @@ class Chunk(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Sequences that attend in one call: a single one, or several with one new token
-    each.
-    """
+    """Sequences that attend in one call: one, or several with one new token each."""
 
-    rows: Tensor | slice  # which of the packed tokens, [sequences × new tokens]
+    rows: Tensor | slice  # which of the queries, sequence by sequence
     page_tables: Tensor  # [sequences, pages]
-    cached: bool  # whether K/V must be read from pages; a cold prompt has them at hand
     length: int  # tokens of the longest sequence, old and new
     # [sequences, 1, new tokens, length], True where attention may look
     mask: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class CachedChunks:
+    """Chunks that attend to K/V in pages, and how they are grouped for it."""
+
+    chunks: Sequence[Chunk]
+    rows: Tensor | slice  # which of the packed tokens are theirs
+    groups: list[Group]
 
 
 class Batch(NamedTuple):
@@ -57,9 +67,47 @@ class Batch(NamedTuple):
     token_ids: Tensor  # [1, tokens]
     positions: Tensor  # [1, tokens]
     slots: Tensor  # [tokens], where K/V of each go
-    groups: list[Group]
-    unsort: Tensor  # [tokens], from the order of the groups back to that of the tokens
+    cold: list[Tensor | slice]  # tokens of prompts that begin here: K/V are at hand
+    cached: CachedChunks | None  # all others
     last_rows: Tensor  # [chunks], the last token of each
+
+
+def attention_over_pages(
+    query: Tensor, module: Any, pool: KVPool, layer: int, cached: CachedChunks
+) -> Tensor:
+    """Hugging Face's attention over K/V that are gathered from pages.
+
+    `query` is [1, heads, tokens, head_dim], those of `cached` one after the other;
+    `module` is the layer's attention. Returns [1, tokens, heads × head_dim]. Like
+    torch's own functions, it lets a `TorchFunctionMode` answer in its place.
+    """
+    if has_torch_function((query,)):
+        answer: Tensor = handle_torch_function(
+            attention_over_pages, (query,), query, module, pool, layer, cached
+        )
+        return answer
+    output = query.new_empty(1, query.shape[2], query.shape[1] * query.shape[3])
+    for group in cached.groups:
+        q = query[:, :, group.rows]
+        n_sequences = len(group.page_tables)
+        # one new token each: tokens become the batch that attention runs over
+        if n_sequences > 1:
+            q = q.permute(2, 1, 0, 3)
+        gathered = pool.gather(layer, group.page_tables.flatten())
+        by_sequence = gathered.view(n_sequences, -1, *gathered.shape[1:])
+        # each [sequences, kv_heads, length, head_dim]
+        k, v = by_sequence[:, : group.length].permute(2, 0, 3, 1, 4)
+        attended, _ = sdpa_attention_forward(
+            module, q, k, v, group.mask, scaling=module.scaling
+        )
+        output[:, group.rows] = attended.reshape(1, -1, output.shape[2])
+    return output
+
+
+def _consecutive(chunks: Sequence[Chunk]) -> list[Rows]:
+    """The rows of each chunk's tokens, where those of all chunks follow each other."""
+    ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
+    return np.split(np.arange(ends[-1]), ends[:-1])
 
 
 class AttentionExecutor:
@@ -117,50 +165,34 @@ class AttentionExecutor:
     def compute_attention_with_cached_kv(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch
     ) -> Tensor:
-        """Write new K/V into their pages and attend, group by group, to old and new.
+        """Write new K/V into their pages, then attend to old and new.
 
         `q` is [1, heads, tokens, head_dim], `k` and `v` are [1, kv_heads, tokens,
         head_dim]; returns [1, tokens, heads × head_dim].
         """
         self.pool.write(layer, batch.slots, k[0], v[0])
-        attended = [self._attend(layer, q, k, v, group) for group in batch.groups]
-        return (
-            attended[0]
-            if len(attended) == 1
-            else torch.cat(attended, 1)[:, batch.unsort]
-        )
+        return self._attend(layer, q, k, v, batch)
 
     def _attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, group: Group
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch
     ) -> Tensor:
-        """Attention of one group's rows, [1, rows, heads × head_dim]; other shapes as
-        above.
-        """
-        n_sequences = len(group.page_tables)
-        q, k, v = (x[:, :, group.rows] for x in (q, k, v))
-        # one new token each: tokens become the batch that attention runs over
-        if n_sequences > 1:
-            q = q.permute(2, 1, 0, 3)
-        if group.cached:
-            gathered = self.pool.gather(layer, group.page_tables.flatten())
-            by_sequence = gathered.view(n_sequences, -1, *gathered.shape[1:])[
-                :, : group.length
-            ]
-            # [sequences, kv_heads, length, head_dim]
-            k, v = by_sequence.permute(2, 0, 3, 1, 4)
         module = self.decoder.layers[layer].self_attn
-        attended, _ = sdpa_attention_forward(
-            module, q, k, v, group.mask, scaling=module.scaling
-        )
-        return attended.reshape(1, -1, q.shape[1] * q.shape[3])
+        output = q.new_empty(1, q.shape[2], q.shape[1] * q.shape[3])
+        for rows in batch.cold:
+            own_q, own_k, own_v = (x[:, :, rows] for x in (q, k, v))
+            attended, _ = sdpa_attention_forward(
+                module, own_q, own_k, own_v, None, scaling=module.scaling
+            )
+            output[:, rows] = attended.flatten(2)
+        if batch.cached is not None:
+            rows = batch.cached.rows
+            output[:, rows] = attention_over_pages(
+                q[:, :, rows], module, self.pool, layer, batch.cached
+            )
+        return output
 
     def pack(self, chunks: Sequence[Chunk]) -> Batch:
-        """Lay chunks out in one row and work out, once for all layers, where everything
-        is.
-
-        Sequences with one new token form one group; every longer chunk is a group of
-        its own.
-        """
+        """Lay chunks out in one row and work out, once for all layers, where all is."""
         self._check(chunks)
         page_size = self.pool.page_size
         positions = [np.arange(c.start, c.start + len(c.tokens)) for c in chunks]
@@ -174,30 +206,37 @@ class AttentionExecutor:
             raise ValueError(
                 "two tokens of this batch would be written to the same slot"
             )
-        ends = np.cumsum([len(c.tokens) for c in chunks])
-        singles = [i for i, c in enumerate(chunks) if len(c.tokens) == 1]
-        members = [[i] for i, c in enumerate(chunks) if len(c.tokens) > 1]
-        members += [singles] * bool(singles)
-        rows = [
-            np.concatenate(
-                [np.arange(ends[i] - len(chunks[i].tokens), ends[i]) for i in group]
-            )
-            for group in members
-        ]
+        rows = _consecutive(chunks)
+        cold = [own for c, own in zip(chunks, rows, strict=True) if c.start == 0]
         return Batch(
             token_ids=self._tensor([t for c in chunks for t in c.tokens])[None],
             positions=self._tensor(np.concatenate(positions))[None],
             slots=self._tensor(slots),
-            groups=[
-                self._group([chunks[i] for i in group], at)
-                for group, at in zip(members, rows, strict=True)
-            ],
-            unsort=self._tensor(np.argsort(np.concatenate(rows))),
-            last_rows=self._tensor(ends - 1),
+            cold=[self._rows(own) for own in cold],
+            cached=self._cached(chunks, rows) if len(cold) < len(chunks) else None,
+            last_rows=self._tensor([own[-1] for own in rows]),
         )
 
-    def _group(self, chunks: list[Chunk], rows: NDArray[np.int64]) -> Group:
-        starts = np.array([c.start for c in chunks])
+    def _cached(self, chunks: Sequence[Chunk], rows: list[Rows]) -> CachedChunks:
+        """The chunks with K/V in pages. Single tokens attend in one group, every longer
+        chunk is a group of its own.
+        """
+        cached = [(c, own) for c, own in zip(chunks, rows, strict=True) if c.start > 0]
+        own_chunks = [chunk for chunk, _ in cached]
+        own_rows = np.concatenate([own for _, own in cached])
+        members = list(zip(own_chunks, _consecutive(own_chunks), strict=True))
+        singles = [member for member in members if len(member[0].tokens) == 1]
+        groups = [[member] for member in members if len(member[0].tokens) > 1]
+        if singles:
+            groups.append(singles)
+        return CachedChunks(
+            own_chunks, self._rows(own_rows), [self._group(group) for group in groups]
+        )
+
+    def _group(self, members: list[tuple[Chunk, Rows]]) -> Group:
+        chunks = [chunk for chunk, _ in members]
+        rows = np.concatenate([own for _, own in members])
+        starts = np.array([chunk.start for chunk in chunks])
         n_new = len(chunks[0].tokens)
         length = int(starts.max()) + n_new
         n_pages = -(-length // self.pool.page_size)
@@ -207,23 +246,18 @@ class AttentionExecutor:
             row[:n_own] = chunk.page_table[:n_own]
             # read and masked; another's page may hold NaN, and 0 × NaN is NaN
             row[n_own:] = row[0]
-        cached = length > n_new
-        ragged = bool((starts != starts[0]).any())
         mask = None
-        # else all of it, or what `is_causal` means
-        if ragged or (cached and n_new > 1):
+        ragged = bool((starts != starts[0]).any())
+        if ragged or n_new > 1:  # else all of it may be looked at
             last = starts[:, None, None, None] + np.arange(n_new)[:, None]
             mask = self._tensor(np.arange(length) <= last)
-        contiguous = slice(int(rows[0]), int(rows[-1]) + 1)
-        return Group(
-            rows=contiguous
-            if len(rows) == rows[-1] - rows[0] + 1
-            else self._tensor(rows),
-            page_tables=self._tensor(tables),
-            cached=cached or len(chunks) > 1,
-            length=length,
-            mask=mask,
-        )
+        return Group(self._rows(rows), self._tensor(tables), length, mask)
+
+    def _rows(self, rows: Rows) -> Tensor | slice:
+        """An index for `rows`; in line they are a slice, which copies nothing."""
+        first, end = int(rows[0]), int(rows[-1]) + 1
+        in_line = len(rows) == end - first
+        return slice(first, end) if in_line else self._tensor(rows)
 
     def _clear_tails(self, chunks: Sequence[Chunk]) -> None:
         """Clear the pages that chunks begin and do not fill: a later mask cannot hide a

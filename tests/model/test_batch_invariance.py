@@ -10,18 +10,14 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 import radix_lib
-from radix_lib import batch_invariance
-from radix_lib.batch_invariance import (
-    KEYS,
-    ROWS,
-    NotInvariant,
-    attention,
-    batch_invariant,
-    linear,
-)
+from radix_lib import invariant_rows
+from radix_lib.batch_invariance import attention, batch_invariant, linear
 from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
+from radix_lib.exact_attention import KEYS
+from radix_lib.executor import attention_over_pages
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.teaching.checks.cache_states import (
@@ -39,7 +35,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def fresh_choice(monkeypatch):
-    monkeypatch.setattr(batch_invariance, "_chosen", {})
+    monkeypatch.setattr(invariant_rows, "_ways", {})
+    monkeypatch.setattr(invariant_rows, "_careful_ways", {})
 
 
 @cache
@@ -207,62 +204,55 @@ def test_the_name_is_the_class_even_after_its_module_was_imported():
     assert radix_lib.batch_invariant is batch_invariant
 
 
-# Ways of computing that are wrong. For each of the self-test's three questions, there
-# is one that only this question finds out.
-
-
-def by_neighbours(left, right):
-    """A row depends on those beside it."""
-    return torch.bmm(left, right.expand(len(left), -1, -1)) + left.sum() * 1e-3
-
-
-def by_padding(left, right):
-    """A row depends on whether there are zeros beside it."""
-    return torch.bmm(left, right.expand(len(left), -1, -1)) + (left == 0).any() * 1e-3
-
-
-def by_place(left, right):
-    """A row depends on where it stands in its quarter of the tile."""
-    place = torch.arange(ROWS)[:, None] % 4
-    return torch.bmm(left, right.expand(len(left), -1, -1)) + place * 1e-3
-
-
-def by_count(left, right):
-    """A row that begins above zero depends on how many tiles there are."""
-    count = len(left) * (left[..., :1] > 0)
-    return torch.bmm(left, right.expand(len(left), -1, -1)) + count * 1e-3
-
-
-@pytest.mark.parametrize("way", [by_neighbours, by_padding, by_place, by_count])
-def test_a_way_that_fails_the_test_is_not_used(monkeypatch, way):
-    ways = {torch.float32: [way, batch_invariance._row_by_row]}
-    monkeypatch.setattr(batch_invariance, "_WAYS", ways)
-    x, w = numbers(20, 24), numbers(10, 24, seed=1)
-    torch.testing.assert_close(linear(x, w), F.linear(x, w), atol=1e-5, rtol=1e-5)
-    assert set(batch_invariance._chosen.values()) == {batch_invariance._row_by_row}
-
-
-def test_where_no_way_passes_it_is_refused(monkeypatch):
-    monkeypatch.setattr(batch_invariance, "_WAYS", {torch.float32: [by_neighbours]})
-    with (
-        pytest.raises(NotInvariant, match="float32 on cpu with 1 threads"),
-        batch_invariant(),
-    ):
-        F.linear(numbers(3, 24), numbers(10, 24))
-
-
-@pytest.mark.parametrize("way", ["_all_at_once", "_tile_by_tile", "_row_by_row"])
-def test_every_way_gives_equality(monkeypatch, way):
-    """Also the last resort, one row a call, for processors on which the others fail."""
-    monkeypatch.setattr(
-        batch_invariance, "_WAYS", {torch.float32: [getattr(batch_invariance, way)]}
-    )
-    model = model_of("Llama", torch.float32)
+def test_gradients_do_not_go_missing_in_silence():
+    x, w = numbers(3, 24), numbers(10, 24, seed=1)
+    x.requires_grad_()
     with batch_invariant():
-        found = dict(
-            compare_states(model, range(1, 22), states=["odd chunks", "ragged batch"])
-        )
-    assert all(total.differing == 0 and total.numbers for total in found.values())
+        y = F.linear(x, w).sum()
+    with pytest.warns(UserWarning, match="backprop"):
+        y.backward()
+
+
+# ── Norms, activations, angles ────────────────────────────────────────────────────────
+
+FUNCTIONS = {
+    "mean of squares": lambda x: x.pow(2).mean(-1, keepdim=True),
+    "root": lambda x: torch.rsqrt(x.abs()),
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "sigmoid": torch.sigmoid,
+    "cosine": lambda x: x.cos(),
+    "sine": lambda x: x.sin(),
+}
+
+
+@pytest.mark.parametrize("n_threads", [1, 5])  # five leave odd pieces to each
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_row_of_numbers_is_the_same_wherever_it_stands(name, dtype, n_threads):
+    """A kernel may take the last few numbers otherwise than all before."""
+    torch.set_num_threads(n_threads)
+    function = FUNCTIONS[name]
+    for width in (33, 48, 1000, 1536):
+        x = numbers(300, width, dtype=dtype) * 5
+        with batch_invariant():
+            whole = function(x)
+            assert whole.dtype == dtype
+            for start, end in [(0, 1), (5, 6), (3, 20), (17, 50), (100, 300)]:
+                assert torch.equal(function(x[start:end]), whole[start:end])
+        torch.testing.assert_close(whole, function(x))
+
+
+def test_functions_of_other_kinds_are_left_as_they_are():
+    x = numbers(3, 4, 5)
+    with batch_invariant():
+        assert torch.equal(x.mean(), torch.mean(x))
+        assert torch.equal(x.mean(0), torch.mean(x, 0))
+        assert torch.equal(x.mean((0, 2), keepdim=True), torch.mean(x, (0, 2), True))
+        assert torch.sigmoid(torch.tensor([0, 1])).dtype == torch.float32
+        assert F.silu(numbers(0, 4)).shape == (0, 4)
+        assert torch.tanh(torch.tensor(0.5)) == pytest.approx(0.4621, abs=1e-4)
 
 
 # ── Hugging Face's model in this mode ─────────────────────────────────────────────────
@@ -372,10 +362,10 @@ def test_the_comparison_can_fail():
     """One number of one weight is another while ours computes: the bits show it."""
     model = model_of("Llama", torch.float32)
 
-    class OneBit(batch_invariance.TorchFunctionMode):
+    class OneBit(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            if func is torch.Tensor.index_select:  # only our executor gathers
+            if func is attention_over_pages:  # only our executor calls it
                 out = out.clone()
                 out.view(-1)[0] = torch.nextafter(out.view(-1)[0], torch.tensor(9.0))
             return out

@@ -36,6 +36,10 @@ CAUGHT_BY = {
     "last bit flipped": "bits",
     "scale one bit off": "bits",
     "finer angles": "bits",
+    "masks exchanged": "tolerance",
+    "one page shared": "tolerance",
+    "sums swapped": "tolerance",
+    "stale weights": "tolerance",
 }
 
 

@@ -12,19 +12,24 @@ tolerance would have shipped them.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor as T
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from radix_lib import packed_weights, shared_tiles
 from radix_lib.batch_invariance import batch_invariant
-from radix_lib.executor import AttentionExecutor, Batch, Chunk, Group
+from radix_lib.executor import AttentionExecutor, Batch, CachedChunks, Chunk
 from radix_lib.page_manager import KVPool
 from radix_lib.radix_cache import CacheNode, RadixCache
 from radix_lib.radix_model import RadixAttentionModel
-from radix_lib.radix_tree import Match
+from radix_lib.radix_tree import Match, Pages
 from radix_lib.router import Lease, Router
 from radix_lib.teaching.checks.cache_states import (
     CACHE_STATES,
@@ -65,16 +70,29 @@ class PositionsRestart(AttentionExecutor):
         return super().pack(chunks)._replace(positions=self._tensor(positions)[None])
 
 
-class MaskOneTooFar(AttentionExecutor):
+class BrokenElsewhere(AttentionExecutor):
+    """An executor that finds one function of the exact arithmetic replaced."""
+
+    where: ClassVar[tuple[ModuleType, str]]
+
+    def forward(self, chunks: Sequence[Chunk], *, all_logits: bool = False) -> T:
+        right = getattr(*self.where)
+        with patch.object(*self.where, partial(self.broken, right)):
+            return super().forward(chunks, all_logits=all_logits)
+
+    def broken(self, right: Callable[..., Any], *args: Any) -> Any:
+        """What is done in place of `right`."""
+        raise NotImplementedError
+
+
+class MaskOneTooFar(BrokenElsewhere):
     """Every query after a hit looks at one token of its own future."""
 
-    def _group(self, chunks: list[Chunk], rows: Any) -> Group:
-        group = super()._group(chunks, rows)
-        if group.mask is None:
-            return group
-        return group._replace(
-            mask=torch.cat([group.mask[..., :1], group.mask[..., :-1]], -1)
-        )
+    where = shared_tiles, "_hidden"
+
+    def broken(self, right: Callable[..., Any], *args: Any) -> Any:
+        hidden = right(*args)
+        return np.concatenate([hidden[:, :1], hidden[:, :-1]], 1)
 
 
 class WrittenTooLate(AttentionExecutor):
@@ -83,9 +101,9 @@ class WrittenTooLate(AttentionExecutor):
     def compute_attention_with_cached_kv(
         self, layer: int, q: T, k: T, v: T, batch: Batch
     ) -> T:
-        attended = [self._attend(layer, q, k, v, group) for group in batch.groups]
+        attended = self._attend(layer, q, k, v, batch)
         self.pool.write(layer, batch.slots, k[0], v[0])
-        return torch.cat(attended, 1)[:, batch.unsort]
+        return attended
 
 
 class RotatedTwice(AttentionExecutor):
@@ -116,11 +134,16 @@ class WrittenUnrotated(AttentionExecutor):
 class LastPagesSwapped(AttentionExecutor):
     """The last two pages of a sequence are read in the wrong order."""
 
-    def _group(self, chunks: list[Chunk], rows: Any) -> Group:
-        group = super()._group(chunks, rows)
-        tables = group.page_tables.clone()
-        tables[:, -2:] = tables[:, -2:].flip(1)
-        return group._replace(page_tables=tables)
+    def _cached(self, chunks: Sequence[Chunk], rows: Any) -> CachedChunks:
+        swapped = [chunk._replace(page_table=self._swapped(chunk)) for chunk in chunks]
+        return super()._cached(swapped, rows)
+
+    def _swapped(self, chunk: Chunk) -> Pages:
+        end = chunk.start + len(chunk.tokens)
+        n_pages = -(-end // self.pool.page_size)
+        table = chunk.page_table.copy()
+        table[:n_pages][-2:] = table[:n_pages][-2:][::-1].copy()
+        return table
 
 
 class FinerAngles(AttentionExecutor):
@@ -141,32 +164,75 @@ class FinerAngles(AttentionExecutor):
 class ScaleOneBitOff(AttentionExecutor):
     """After a hit, the scale of attention is larger by its last bit."""
 
-    def _attend(self, layer: int, q: T, k: T, v: T, group: Group) -> T:
-        q = q * (1 + torch.finfo(q.dtype).eps) if group.cached else q
-        return super()._attend(layer, q, k, v, group)
+    def _attend(self, layer: int, q: T, k: T, v: T, batch: Batch) -> T:
+        if batch.cached is not None:
+            q = q.clone()
+            q[:, :, batch.cached.rows] *= 1 + torch.finfo(q.dtype).eps
+        return super()._attend(layer, q, k, v, batch)
+
+
+class MasksExchanged(BrokenElsewhere):
+    """In a shared tile, every query meets the mask of the query before it."""
+
+    where = shared_tiles, "_hidden"
+
+    def broken(self, right: Callable[..., Any], *args: Any) -> Any:
+        return np.roll(right(*args), 1, axis=0)
+
+
+class OnePageShared(BrokenElsewhere):
+    """Tiles that begin with the same page are taken to be the same."""
+
+    where = shared_tiles, "_name"
+
+    def broken(self, right: Callable[..., Any], depth: int, slots: Any) -> Any:
+        return depth, int(slots[0])
+
+
+class SumsSwapped(BrokenElsewhere):
+    """The sums of two queries at their first tile are exchanged."""
+
+    where = shared_tiles, "in_order"
+
+    def broken(self, right: Callable[..., Any], tiles: Sequence[T]) -> Any:
+        first, *others = tiles
+        return right([torch.cat([first[:, :2].flip(1), first[:, 2:]], 1), *others])
+
+
+class StaleWeights(BrokenElsewhere):
+    """A packed weight is used on after the weight has changed."""
+
+    where = packed_weights, "_is_current"
+
+    def broken(self, right: Callable[..., Any], *args: Any) -> Any:
+        return True
 
 
 class HeadsMispaired(KVPool):
     """Query heads read the K/V head beside their own."""
 
-    def gather(self, layer: int, page_table: T) -> T:
-        return super().gather(layer, page_table).roll(1, dims=2)
+    def write(self, layer: int, slots: T, k: T, v: T) -> None:
+        super().write(layer, slots, k.roll(1, dims=0), v.roll(1, dims=0))
 
 
 class LastBitFlipped(KVPool):
-    """Cached K/V come back with the other last bit."""
+    """K/V are cached with the other last bit."""
 
-    def gather(self, layer: int, page_table: T) -> T:
-        bits = super().gather(layer, page_table).view(torch.int32)
-        return (bits ^ 1).view(self.data.dtype)
+    def write(self, layer: int, slots: T, k: T, v: T) -> None:
+        super().write(layer, slots, self._flipped(k), self._flipped(v))
+
+    def _flipped(self, x: T) -> T:
+        return (x.contiguous().view(torch.int32) ^ 1).view(x.dtype)
 
 
 class OneLayerInBfloat16(KVPool):
     """Cached K/V of one layer have passed through bfloat16."""
 
-    def gather(self, layer: int, page_table: T) -> T:
-        kv = super().gather(layer, page_table)
-        return kv.bfloat16().to(kv.dtype) if layer == 1 else kv
+    def write(self, layer: int, slots: T, k: T, v: T) -> None:
+        if layer == 1:
+            k = k.bfloat16().to(k.dtype)
+            v = v.bfloat16().to(v.dtype)
+        super().write(layer, slots, k, v)
 
 
 class NeverLocks(RadixCache):
@@ -260,6 +326,10 @@ _BROKEN: dict[str, list[type]] = {
         LastPagesSwapped,
         ScaleOneBitOff,
         FinerAngles,
+        MasksExchanged,
+        OnePageShared,
+        SumsSwapped,
+        StaleWeights,
     ],
     "pool": [HeadsMispaired, OneLayerInBfloat16, LastBitFlipped],
     "cache": [NeverLocks, OneRootForAll, WholeEdgeTaken],

@@ -1,0 +1,183 @@
+"""Chapter 11: attention in tiles, with bits that do not depend on what is beside.
+
+Keys are cut at every `KEYS` keys, counted from the sequence's first. Each tile gives
+sums of its own, by products of one inner length, and these are added in the order of
+the tiles. So a query has the same bits alone, later, or among others: a tile of keys
+that it may not look at adds exactly nothing, as long as its values are finite.
+
+Left out here: keys that lie in pages (`shared_tiles`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radix_lib.invariant_rows import in_any_batch
+
+KEYS = 64  # keys of a tile, queries of a block
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`F.scaled_dot_product_attention`, one block of queries after the other.
+
+    `query` is [batch, heads, queries, head_dim], `key` and `value` are [batch,
+    kv_heads, keys, head_dim]. Raises ValueError for dropout, and for a mask beside
+    `is_causal`.
+    """
+    if dropout_p or (is_causal and attn_mask is not None):
+        raise ValueError(
+            "no dropout here (call model.eval()), and no mask beside is_causal"
+        )
+    n_batch, n_heads, n_queries, _ = query.shape
+    kv_heads, n_keys = key.shape[1:3]
+    queries = by_kv_head(query, kv_heads, scale)
+    keys, values = (_in_tiles(x.to(queries.dtype)) for x in (key, value))
+    bias = None
+    if attn_mask is not None:
+        shape = n_batch, n_heads, n_queries, n_keys
+        bias = _bias(attn_mask, shape, kv_heads, queries.dtype)
+    blocks = []
+    for start in range(0, n_queries, KEYS):
+        block = queries[:, start : start + KEYS]
+        n_seen = min(start + KEYS, n_keys) if is_causal else n_keys
+        n_tiles = -(-n_seen // KEYS)
+        scores = _scores(block, keys[:n_tiles])
+        if bias is None:
+            _hide(
+                scores[-1], (n_tiles - 1) * KEYS, n_keys, start if is_causal else None
+            )
+        else:
+            by_batch = torch.unflatten(scores, 1, (n_batch, kv_heads))
+            by_batch += bias[..., start : start + KEYS, :, :]
+        blocks.append(_weighted(scores, values[:n_tiles]))
+    attended = torch.cat(blocks, 1).transpose(1, 2)
+    return attended.reshape(n_batch, n_heads, n_queries, -1).to(query.dtype)
+
+
+def by_kv_head(query: Tensor, kv_heads: int, scale: float | None) -> Tensor:
+    """Scaled queries, [batch × kv_heads, queries, heads that share one, head_dim].
+
+    They are float32 at least, since all sums of attention are kept in it.
+    """
+    _, n_heads, n_queries, head_dim = query.shape
+    wide = query.to(torch.promote_types(query.dtype, torch.float32))
+    scaled = wide * (head_dim**-0.5 if scale is None else scale)
+    group = n_heads // kv_heads
+    by_head = scaled.reshape(-1, group, n_queries, head_dim)
+    return by_head.transpose(1, 2).contiguous()
+
+
+def _in_tiles(x: Tensor) -> Tensor:
+    """[batch, kv_heads, keys, size] to [tiles, batch × kv_heads, KEYS, size]."""
+    n_batch, kv_heads, n_keys, head_dim = x.shape
+    n_tiles = -(-n_keys // KEYS)
+    tiles = x.new_zeros(n_tiles, n_batch * kv_heads, KEYS, head_dim)
+    for i, part in enumerate(torch.split(x.flatten(0, 1), KEYS, 1)):
+        tiles[i, :, : part.shape[1]] = part
+    return tiles
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """[n, queries, group, head_dim] by [tiles, n, KEYS, head_dim]: [tiles, n, queries,
+    group, KEYS].
+    """
+    rows = queries.flatten(1, 2).expand(len(keys), -1, -1, -1).flatten(0, 1)
+    scores = in_any_batch((torch.bmm,), rows, keys.flatten(0, 1).mT)
+    return scores.view(len(keys), *queries.shape[:3], KEYS)
+
+
+def _hide(scores: Tensor, first: int, n_keys: int, start: int | None) -> None:
+    """Hide padding in the last tile, [n, queries, group, KEYS], whose first key is
+    `first`; and the future of queries that begin at `start`.
+    """
+    keys = torch.arange(first, first + KEYS, device=scores.device)
+    hidden = (keys >= n_keys)[None]
+    if start is not None:
+        end = start + scores.shape[1]
+        positions = torch.arange(start, end, device=scores.device)
+        hidden = hidden | (keys > positions[:, None])
+    scores.masked_fill_(hidden[:, None], -math.inf)
+
+
+def _bias(
+    mask: Tensor, shape: tuple[int, ...], kv_heads: int, dtype: torch.dtype
+) -> Tensor:
+    """A mask of any shape that fits, [tiles, batch, kv_heads, queries, group, KEYS];
+    the second, third and fifth may be 1.
+    """
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
+    mask = mask.to(dtype).expand(*mask.shape[:-2], *shape[2:])
+    mask = mask[(None,) * (4 - mask.ndim)]
+    n_tiles = -(-shape[3] // KEYS)
+    tiles = mask.new_full((*mask.shape[:3], n_tiles * KEYS), -math.inf)
+    tiles[..., : shape[3]] = mask
+    heads = (1, 1) if mask.shape[1] == 1 else (kv_heads, -1)
+    by_head = torch.unflatten(torch.unflatten(tiles, -1, (n_tiles, KEYS)), 1, heads)
+    return by_head.permute(4, 0, 1, 3, 2, 5)
+
+
+def _weighted(scores: Tensor, values: Tensor) -> Tensor:
+    """Values weighted by the softmax of all tiles' scores, [n, queries, group,
+    head_dim].
+    """
+    top = scores.amax((0, -1))
+    top.masked_fill_(top == -math.inf, 0)  # of a query that may look at no key
+    sums = tile_sums(scores - top[..., None], values)
+    total = in_order(sums.unbind())
+    weight = total[..., -1:]
+    return total[..., :-1] / weight.masked_fill(weight == 0, 1)
+
+
+def tile_sums(scores: Tensor, values: Tensor) -> Tensor:
+    """Of each tile Σ exp(score) · value and, behind it, Σ exp(score).
+
+    `scores` are [tiles, n, queries, group, KEYS] and are overwritten, `values` are
+    [tiles, n, KEYS, head_dim]; returns [tiles, n, queries, group, head_dim + 1].
+    """
+    shares, weights = shares_of(scores)
+    rows = shares.view(-1, scores.shape[2] * scores.shape[3], KEYS)
+    weighted = in_any_batch((torch.bmm,), rows, values.flatten(0, 1))
+    shape = scores.shape[:-1]
+    return torch.cat([weighted.reshape(*shape, -1), weights.view(*shape, 1)], -1)
+
+
+def shares_of(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(score), in place of the scores, and Σ exp(score) of each tile, row by row.
+
+    Returns [1, rows, KEYS] and [1, rows, 1].
+    """
+    shares = in_any_batch((_exp,), scores.reshape(1, -1, KEYS))
+    return shares, in_any_batch((_sum,), shares)
+
+
+def _exp(left: Tensor, right: Any) -> Tensor:
+    return left.exp_()
+
+
+def _sum(left: Tensor, right: Any) -> Tensor:
+    return left.sum(-1, keepdim=True)
+
+
+def in_order(tiles: Sequence[Tensor]) -> Tensor:
+    """The sum of `tiles`, [n, rows, …], from the first on; later ones may lack the last
+    rows.
+    """
+    total = tiles[0] + 0.0  # -0.0 becomes 0.0: it would become so beside a hidden tile
+    for tile in tiles[1:]:
+        total[:, : tile.shape[1]] += tile
+    return total

@@ -1,0 +1,130 @@
+"""Chapter 11: weights packed once, in the layout that oneDNN multiplies fastest.
+
+torch has no public name for it. `onednn` holds the private ones, tries them, and says
+where they are missing; nobody else knows them. A packed weight is a second copy: all
+those of the default model take about 0.5 GB.
+
+Left out here: whether a product with packed weights depends on the batch
+(`invariant_rows` asks).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HINT = 16  # rows that the layout is chosen for
+SAMPLED = 16  # numbers of a weight that are compared at each use
+
+
+class OneDNN(NamedTuple):
+    """The two operations that packed weights need."""
+
+    pack: Callable[[Tensor], Tensor]  # [out, in] → something opaque
+    linear: Callable[[Tensor, Tensor], Tensor]  # [..., in] and that → [..., out]
+
+
+@cache
+def onednn(dtype: torch.dtype) -> OneDNN | None:
+    """What oneDNN does, or None where this torch or this processor cannot do it."""
+
+    def pack(weight: Tensor) -> Tensor:
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, HINT)
+        return packed
+
+    def linear(rows: Tensor, packed: Tensor) -> Tensor:
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, packed, None, "none", [], ""
+        )
+        return output
+
+    rows = torch.arange(6.0).view(2, 3).to(dtype)
+    weight = torch.arange(12.0).view(4, 3).to(dtype)
+    try:
+        works = torch.equal(linear(rows, pack(weight)), F.linear(rows, weight))
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return OneDNN(pack, linear) if works else None
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN can pack this weight, and is switched on."""
+    on_cpu = weight.device.type == "cpu" and weight.dtype != torch.float64
+    is_on = bool(torch.backends.mkldnn.enabled)
+    return on_cpu and is_on and onednn(weight.dtype) is not None
+
+
+def linear_packed(rows: Tensor, weight: Tensor) -> Tensor:
+    """`F.linear(rows, weight)` with the weight packed; ask `can_pack` first."""
+    operations = onednn(weight.dtype)
+    assert operations is not None
+    return operations.linear(rows, packed(weight))
+
+
+# ── Packed once, and forgotten in time ────────────────────────────────────────────────
+
+
+class Packed(NamedTuple):
+    """A packed weight, and what tells whether its weight is still the same."""
+
+    weight: weakref.ref[Tensor]
+    version: int  # torch's count of changes in place
+    address: int
+    numbers: Tensor  # a few of the weight's numbers as they are now ...
+    former: Tensor  # ... and as they were: torch does not count edits of `.data`
+    packed: Tensor
+
+
+_packed: dict[int, Packed] = {}  # by the id of the weight
+
+
+def packed(weight: Tensor) -> Tensor:
+    """`weight` as oneDNN multiplies it, packed anew if it has changed.
+
+    It is kept as long as the weight lives. A tensor that was made in
+    `torch.inference_mode` has no count of its changes, and is packed at each call.
+    """
+    if weight.is_inference():
+        return _pack(weight)
+    entry = _packed.get(id(weight))
+    if entry is None or not _is_current(entry, weight):
+        entry = _packed[id(weight)] = _entry(weight)
+    return entry.packed
+
+
+def _is_current(entry: Packed, weight: Tensor) -> bool:
+    return (
+        entry.weight() is weight
+        and entry.version == weight._version
+        and entry.address == weight.data_ptr()
+        and entry.packed.shape == weight.shape
+        and torch.equal(entry.numbers, entry.former)
+    )
+
+
+def _entry(weight: Tensor) -> Packed:
+    key = id(weight)
+    step = -(-weight.numel() // SAMPLED)
+    count = -(-weight.numel() // step)
+    numbers = weight.detach().as_strided((count,), (step,))
+    return Packed(
+        weight=weakref.ref(weight, lambda _: _packed.pop(key, None)),
+        version=weight._version,
+        address=weight.data_ptr(),
+        numbers=numbers,
+        former=numbers.clone(),
+        packed=_pack(weight),
+    )
+
+
+def _pack(weight: Tensor) -> Tensor:
+    operations = onednn(weight.dtype)
+    assert operations is not None
+    with torch.inference_mode(False), torch.no_grad():
+        return operations.pack(weight.detach())
