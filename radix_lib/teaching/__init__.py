@@ -259,7 +259,6 @@ else:
         "leaves_intervals": "checks.schedule_exercises",
         "serves_in_turns": "checks.schedule_exercises",
         "serves_shortest_first": "checks.schedule_exercises",
-        "survives_schedules": "checks.schedule_exercises",
         "FIELD_BUGS": "checks.scheduler_bugs",
         "RememberingModel": "checks.schedules",
         "play_schedule": "checks.schedules",

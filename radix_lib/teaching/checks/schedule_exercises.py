@@ -1,4 +1,4 @@
-"""Chapter 08: the contract of a scheduler, and the checks of the exercises.
+"""Chapter 08: the checks of the exercises.
 
 Each takes what the reader wrote and raises AssertionError where it goes wrong.
 """
@@ -14,21 +14,7 @@ from radix_lib.orders import n_cached_tokens
 from radix_lib.radix_cache import RadixCache
 from radix_lib.request import Request, Step
 from radix_lib.scheduler import Scheduler
-from radix_lib.teaching.checks.schedules import (
-    RememberingModel,
-    check_answers,
-    draw_schedule,
-    play_schedule,
-)
 from radix_lib.token_time import Arrival, Cost, TokenTime, play
-
-
-def survives_schedules(scheduler_type: Any, n_schedules: int = 40) -> None:
-    """Schedules drawn by lot; after each, answers and books are as they have to be."""
-    for seed in range(n_schedules):
-        drawn = draw_schedule(seed)
-        model = RememberingModel(drawn.n_pages, drawn.page_size)
-        check_answers(model, play_schedule(drawn, model, scheduler_type))
 
 
 def _schedule(
