@@ -79,7 +79,6 @@ if TYPE_CHECKING:
         leaves_intervals as leaves_intervals,
         serves_in_turns as serves_in_turns,
         serves_shortest_first as serves_shortest_first,
-        survives_schedules as survives_schedules,
     )
     from radix_lib.teaching.checks.scheduler_bugs import FIELD_BUGS as FIELD_BUGS
     from radix_lib.teaching.checks.schedules import (
