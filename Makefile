@@ -59,7 +59,7 @@ gallery: environment
 	"$(PY)" -m tests.tools.gallery $(ARGS)
 
 bench: model
-	$(RUN) tests/tools/benchmarks/bench_executor.py $(ARGS)
+	$(RUN) tests/tools/benchmarks/bench.py $(ARGS)
 	$(RUN) tests/tools/benchmarks/bench_scheduler.py $(ARGS)
 
 clean:

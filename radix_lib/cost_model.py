@@ -56,8 +56,9 @@ def fit(points: Sequence[Point]) -> Cost:
 
     Raises ValueError for points that leave one of the three numbers open.
 
-    >>> fit([Point(1, 1, 21.5), Point(100, 100, 170), Point(1, 1001, 521.5)])
-    Cost(a=20.0, b=1.0, c=0.5)
+    >>> cost = fit([Point(1, 1, 21.5), Point(100, 100, 170), Point(1, 1001, 521.5)])
+    >>> [round(number, 6) for number in cost]
+    [20.0, 1.0, 0.5]
     """
     sizes = np.array([(1, point.n_new, point.n_context) for point in points], float)
     if len(points) < 3 or np.linalg.matrix_rank(sizes) < 3:
@@ -67,7 +68,7 @@ def fit(points: Sequence[Point]) -> Cost:
         )
     seconds = np.array([point.seconds for point in points])
     found, *_ = np.linalg.lstsq(sizes, seconds, rcond=None)
-    return Cost(*(round(float(number), 12) for number in found))
+    return Cost(*map(float, found))
 
 
 class Beside(NamedTuple):

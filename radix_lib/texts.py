@@ -32,9 +32,10 @@ def few_shot_prompts(n: int = 2) -> list[str]:
 
 
 def workload(name: str) -> list[str]:
-    """The requests of a typical workload, in the order in which they come.
+    """A small workload as texts: its requests, in the order in which they come.
 
-    Of a dialogue, each request holds everything said before it. Raises ValueError for a
+    `radix_lib.workloads` makes large ones, as tokens, with times and answers. Of a
+    dialogue, each request holds everything said before it. Raises ValueError for a
     name that is not known.
 
     >>> names = "support_desk", "few_shot", "tutoring", "agent"

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from radix_lib.request import Request
+from radix_lib.router import Router
 from radix_lib.texts import read_asset
 from radix_lib.token_time import Arrival
 
@@ -392,3 +393,15 @@ def goodput(requests: Sequence[Request], first_token: float, per_token: float) -
         and (r.n_output < 2 or seconds_a_token(r) <= per_token)
     ]
     return _share(len(good), report(requests).elapsed)
+
+
+def memory_shared(router: Router) -> float:
+    """Of the pages that live requests hold, the share that others hold as well.
+
+    1 − distinct pages ÷ entries of all page tables: what sharing saves just now.
+    """
+    tables = [lease.page_table for lease in router.leases]
+    if not tables:
+        return 0.0
+    entries = np.concatenate(tables)
+    return 1 - _share(len(np.unique(entries)), len(entries))

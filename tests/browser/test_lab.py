@@ -210,6 +210,21 @@ def test_scheduler_lab(gallery: Notebook):
     widget.wait_for("Not done.")
 
 
+def test_workload_lab(gallery: Notebook):
+    widget = gallery.widget("WorkloadLab")
+    widget.wait_for("lru finds")
+    picture = widget.at.locator("img").get_attribute("src")
+    widget.control("policy").select_option("mru")
+    widget.wait_for("mru finds")
+    widget.control("workload").select_option("agent with tools")
+    widget.drag("capacity in tokens", 0)
+    widget.wait_for("with 64 pages")
+    widget.at.page.wait_for_function(
+        "([box, before]) => box.querySelector('img').src !== before",
+        arg=[widget.at.element_handle(), picture],
+    )
+
+
 def test_live_chat(gallery: Notebook):
     widget = gallery.widget("LiveChat")
     box = widget.control("you")

@@ -18,6 +18,7 @@ from radix_lib.workloads import (
     bursts,
     closed_loop,
     goodput,
+    memory_shared,
     poisson,
     report,
 )
@@ -178,3 +179,14 @@ def test_requests_that_are_not_finished_are_not_counted() -> None:
 def test_of_nothing_every_rate_is_nothing() -> None:
     assert report([]).hit_rate == 0
     assert report([]).first_token == Spread(0, 0, 0)
+
+
+def test_memory_is_shared_as_far_as_page_tables_list_the_same_pages() -> None:
+    router = TokenTime(n_pages=20, page_size=4).router
+    assert memory_shared(router) == 0
+    first = router.admit(range(16))
+    first.advance(16)
+    router.commit(first)
+    assert memory_shared(router) == 0
+    router.admit([*range(16), 1, 2, 3, 4])  # 4 pages of the tree's, and one of its own
+    assert memory_shared(router) == pytest.approx(1 - 5 / 9)

@@ -18,6 +18,7 @@ from radix_lib.teaching import (
     SchedulerLab,
     Stepper,
     TreeExplorer,
+    WorkloadLab,
 )
 from radix_lib.teaching.figures.bar_charts import draw_tokens
 from radix_lib.teaching.figures.chart import Chart
@@ -43,6 +44,7 @@ MAKERS: dict[str, Callable[[], Lab]] = {
     "EvictionLab": EvictionLab,
     "RouterWalk": RouterWalk,
     "SchedulerLab": SchedulerLab,
+    "WorkloadLab": WorkloadLab,
 }
 
 
@@ -360,6 +362,38 @@ def test_more_memory_finds_more_and_evicts_less():
     assert any(frame.marks.evicted for frame in lab.frames)
     assert lab.rates["lru"] == pytest.approx(64 / 190, abs=0.01)
     assert "lru 34%" in lab.message
+
+
+def test_nobody_beats_the_ceiling_whatever_the_workload():
+    lab = WorkloadLab()
+    for workload in lab.workload.options:
+        lab.workload.value = workload
+        assert 0 <= lab.found <= lab.ceiling, workload
+        assert not lab.refused
+    lab.workload.value = "nothing shared"
+    assert lab.ceiling == 0
+
+
+def test_the_picture_shows_what_the_cache_holds_at_the_end():
+    lab = WorkloadLab()
+    usage = lab.router.usage()
+    n_cached = usage.unlocked + usage.locked
+    assert n_cached == 256
+    assert f"in the tree    {n_cached}" in lab.figure.text
+    lab.capacity.value = 16_384
+    assert lab.found == lab.ceiling == lab.optimum
+    assert "gone      0" in lab.figure.text.replace("gone     0", "gone      0")
+
+
+def test_larger_pages_find_no_more_tokens():
+    lab = WorkloadLab()
+    lab.capacity.value = 16_384
+    found = {}
+    for size in (1, 4, 16, 64):
+        lab.page_size.value = size
+        blocks = sum(len(request.blocks) for request in lab.trace)
+        found[size] = lab.ceiling * blocks * size
+    assert found[1] >= found[4] >= found[16] >= found[64]
 
 
 def test_a_request_too_large_for_the_pool_is_told():

@@ -33,6 +33,7 @@ from radix_lib.teaching import (
     course_map,
     draw_attention,
     draw_books,
+    draw_cached_tree,
     draw_cut,
     draw_damage,
     draw_heap,
@@ -53,6 +54,7 @@ from radix_lib.teaching import (
     draw_tokens,
     draw_tree,
     draw_turned_key,
+    draw_workload_trees,
     film_strip,
 )
 from radix_lib.teaching.figures.figure import Figure, Picture
@@ -185,7 +187,10 @@ def charts() -> dict[str, Picture]:
     keys = np.concatenate((np.cos(angles), np.sin(angles)), axis=1)
     weights = np.tri(7) / np.arange(1, 8)[:, None]
     same = np.arange(7) < 3 - np.minimum(np.arange(30), 1)[:, None]
+    forks = {"few-shot": [[1, 2, 3, i] for i in range(4)], "alone": [[7, 7], [8, 8]]}
     return {
+        "chart-cached-tree": draw_cached_tree([[0, 1, 2], [0, 1, 3]], {0, 1}, "A tree"),
+        "chart-workload-trees": draw_workload_trees(forks),
         "chart-attention": draw_attention(weights, words, "Who looks at whom"),
         "chart-damage": draw_damage(faults, 1e-3),
         "chart-first-token": draw_time_to_first_token(points, predicted),

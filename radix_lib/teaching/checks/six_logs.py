@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from radix_lib.diagnosis import RememberingCache
 from radix_lib.page_manager import PageManager
+from radix_lib.radix_cache import RadixCache
 from radix_lib.router import Namespace, Router
 
 RULES = "You are the assistant of a bicycle shop. Be brief, be polite, be right. "
@@ -25,6 +26,9 @@ TOOLS = [
     {"name": name, "description": f"looks for a {name} in the shop"}
     for name in ("bicycle", "tyre", "lamp", "saddle")
 ]
+
+
+Cache = type[RadixCache]
 
 
 class ServedLog(NamedTuple):
@@ -42,6 +46,7 @@ class ServedLog(NamedTuple):
 
 
 def _served(
+    cache_type: Cache,
     prompts: list[str],
     *,
     n_pages: int = 64,
@@ -49,7 +54,7 @@ def _served(
     namespaces: list[Hashable] | None = None,
     at_once: bool = False,
 ) -> ServedLog:
-    router = Router(RememberingCache(PageManager(n_pages, page_size)))
+    router = Router(cache_type(PageManager(n_pages, page_size)))
     namespaces = namespaces or [None] * len(prompts)
     n_cached = []
     for prompt, namespace in zip(prompts[:-1], namespaces, strict=False):
@@ -61,40 +66,43 @@ def _served(
     return ServedLog(router, prompts, namespaces, n_cached)
 
 
-def _clock_first() -> ServedLog:
-    return _served([f"[{9 + i}:14] {RULES}{ask}" for i, ask in enumerate(ASKED)])
-
-
-def _a_tenant_each() -> ServedLog:
-    salts: list[Hashable] = [Namespace(salt) for salt in ("u-1", "u-2", "u-3", "u-4")]
-    return _served([RULES + ask for ask in ASKED], namespaces=salts)
-
-
-def _too_little_memory() -> ServedLog:
-    guides = [f"{place} guide. {RULES}" for place in ("Oslo", "Rome", "Bern")]
-    prompts = [guide + ASKED[0] for guide in guides]
-    return _served([*prompts, guides[0] + ASKED[1]], n_pages=12)
-
-
-def _large_pages() -> ServedLog:
-    return _served([RULES + ask for ask in ASKED], page_size=80)
-
-
-def _at_one_moment() -> ServedLog:
-    return _served([RULES + ask for ask in ASKED], at_once=True)
-
-
-def _tools_by_chance() -> ServedLog:
-    turned = [TOOLS[i:] + TOOLS[:i] for i in range(len(ASKED))]
+def _clock_first(cache_type: Cache) -> ServedLog:
     return _served(
-        [
-            f"{json.dumps(tools)} {RULES}{ask}"
-            for tools, ask in zip(turned, ASKED, strict=True)
-        ]
+        cache_type, [f"[{9 + i}:14] {RULES}{ask}" for i, ask in enumerate(ASKED)]
     )
 
 
-_MAKERS: dict[str, tuple[str, Callable[[], ServedLog]]] = {
+def _a_tenant_each(cache_type: Cache) -> ServedLog:
+    salts: list[Hashable] = [Namespace(salt) for salt in ("u-1", "u-2", "u-3", "u-4")]
+    return _served(cache_type, [RULES + ask for ask in ASKED], namespaces=salts)
+
+
+def _too_little_memory(cache_type: Cache) -> ServedLog:
+    guides = [f"{place} guide. {RULES}" for place in ("Oslo", "Rome", "Bern")]
+    prompts = [guide + ASKED[0] for guide in guides]
+    return _served(cache_type, [*prompts, guides[0] + ASKED[1]], n_pages=12)
+
+
+def _large_pages(cache_type: Cache) -> ServedLog:
+    return _served(cache_type, [RULES + ask for ask in ASKED], page_size=80)
+
+
+def _at_one_moment(cache_type: Cache) -> ServedLog:
+    return _served(cache_type, [RULES + ask for ask in ASKED], at_once=True)
+
+
+def _tools_by_chance(cache_type: Cache) -> ServedLog:
+    turned = [TOOLS[i:] + TOOLS[:i] for i in range(len(ASKED))]
+    return _served(
+        cache_type,
+        [
+            f"{json.dumps(tools)} {RULES}{ask}"
+            for tools, ask in zip(turned, ASKED, strict=True)
+        ],
+    )
+
+
+_MAKERS: dict[str, tuple[str, Callable[[Cache], ServedLog]]] = {
     "A": ("large pages", _large_pages),
     "B": ("evicted", _too_little_memory),
     "C": ("a time in front", _clock_first),
@@ -106,11 +114,14 @@ _MAKERS: dict[str, tuple[str, Callable[[], ServedLog]]] = {
 REASONS = sorted(reason for reason, _ in _MAKERS.values())
 
 
-def served_log(letter: str) -> ServedLog:
-    """One of the logs A to F. Raises ValueError for another letter."""
+def served_log(letter: str, cache_type: Cache = RememberingCache) -> ServedLog:
+    """One of the logs A to F, served from such a cache.
+
+    Raises ValueError for another letter.
+    """
     if letter not in _MAKERS:
         raise ValueError(f"there is no log {letter!r}, only {', '.join(_MAKERS)}")
-    return _MAKERS[letter][1]()
+    return _MAKERS[letter][1](cache_type)
 
 
 def names_the_reasons(answers: dict[str, object]) -> None:

@@ -22,7 +22,8 @@ def _chats() -> list[str]:
     return turns
 
 
-WORKLOADS: dict[str, list[str]] = {
+#: Sets of requests that fit on a screen, a byte a token; `radix_lib.workloads` has large ones.
+TINY_WORKLOADS: dict[str, list[str]] = {
     "one hot prompt, many strangers": [
         text
         for name in ("Alma", "Boris", "Chen", "Dora", "Emil")
@@ -47,7 +48,10 @@ class EvictionLab(Stepper):
 
     def __init__(self) -> None:
         self.workload = labelled(
-            widgets.Dropdown, "workload", "min(360px, 100%)", options=list(WORKLOADS)
+            widgets.Dropdown,
+            "workload",
+            "min(360px, 100%)",
+            options=list(TINY_WORKLOADS),
         )
         self.policy = labelled(
             widgets.Dropdown, "policy", "140px", options=list(POLICIES)
@@ -86,7 +90,7 @@ class EvictionLab(Stepper):
         film = None
         if policy == self.policy.value and not n_pages:
             film = self._film = Recorder(router, decode=decode)
-        texts = WORKLOADS[self.workload.value]
+        texts = TINY_WORKLOADS[self.workload.value]
         n_reused = 0
         for i, text in enumerate(texts):
             try:

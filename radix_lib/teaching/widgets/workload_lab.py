@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from zlib import crc32
 
 import ipywidgets as widgets
@@ -12,9 +13,11 @@ from radix_lib.page_manager import PageManager
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import unpack_tokens
 from radix_lib.router import Router
+from radix_lib.scheduler import Scheduler
 from radix_lib.teaching.figures.chart import Chart
 from radix_lib.teaching.figures.workload_figure import draw_cached_tree
 from radix_lib.teaching.widgets.base import Lab, labelled
+from radix_lib.token_time import TokenTime, play
 from radix_lib.traces import (
     distinct_blocks,
     recorded,
@@ -22,7 +25,7 @@ from radix_lib.traces import (
     replay_through,
     replay_with_foresight,
 )
-from radix_lib.workloads import WORKLOADS, Words
+from radix_lib.workloads import WORKLOADS, Words, ask
 
 
 def a_token_a_word(text: str) -> Sequence[int]:
@@ -33,8 +36,8 @@ def a_token_a_word(text: str) -> Sequence[int]:
 class WorkloadLab(Lab):
     """Choose a workload, a capacity, a policy and a page size: what is found, and left?
 
-    Requests come one by one. `found`, `optimum` and `ceiling` are shares of the pages
-    that they ask for.
+    All users come at once and are served one by one. `found`, `optimum` and `ceiling`
+    are shares of the pages that they ask for.
     """
 
     def __init__(self) -> None:
@@ -70,7 +73,10 @@ class WorkloadLab(Lab):
     def run(self) -> str:
         """Replay the workload, with the policy, with foresight and without a limit."""
         workload = WORKLOADS[self.workload.value](Words(a_token_a_word))
-        self.trace = recorded(workload, self.page_size.value)
+        model: Any = TokenTime(8192)
+        came = play(Scheduler(model), workload)
+        in_order = [ask(request.prompt, request.output) for request in came]
+        self.trace = recorded(in_order, self.page_size.value)
         n_pages = self.capacity.value // self.page_size.value
         manager = PageManager(n_pages, page_size=1)
         self.router = Router(RadixCache(manager, self.policy.value))
