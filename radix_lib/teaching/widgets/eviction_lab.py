@@ -22,7 +22,7 @@ def _chats() -> list[str]:
     return turns
 
 
-#: Sets of requests that fit on a screen, a byte a token; `radix_lib.workloads` has large ones.
+#: Workloads that fit on a screen, a byte a token; `radix_lib.workloads` has others.
 TINY_WORKLOADS: dict[str, list[str]] = {
     "one hot prompt, many strangers": [
         text
