@@ -29,7 +29,7 @@ help:
 	@echo 'make verify     compare all logits in all cache states with Hugging Face, bit by bit'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
 	@echo 'make gallery    draw one figure of each kind into build/gallery, to look at'
-	@echo 'make bench      time executor and scheduler beside Hugging Face, as ratios'
+	@echo 'make bench      time everything beside its peers, as ratios: under ten minutes'
 	@echo 'make clean      remove .venv, build and the caches of tools; the prepared model stays'
 
 lab: model
@@ -60,7 +60,6 @@ gallery: environment
 
 bench: model
 	$(RUN) tests/tools/benchmarks/bench.py $(ARGS)
-	$(RUN) tests/tools/benchmarks/bench_scheduler.py $(ARGS)
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
