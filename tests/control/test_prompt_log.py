@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,24 @@ def test_the_command_says_what_is_wrong(
 ) -> None:
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+# ── A second opinion ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_kvlint_finds_as_many_tokens(page_size: int) -> None:
+    """kvlint 0.1.1 simulates SGLang's cache, and leaves no token to compute."""
+    pytest.importorskip("kvlint", reason="kvlint is not installed: pip install kvlint")
+    from kvlint.sim.sglang_radix import SGLangRadixSimulator
+
+    rng = random.Random(0)
+    prompts = ["".join(rng.choices("ab", k=rng.randint(1, 9))) * 8 for _ in range(200)]
+    simulator = SGLangRadixSimulator(page_size=page_size)
+    theirs = 0
+    for number, prompt in enumerate(prompts):
+        tokens = list(prompt.encode())
+        found = simulator.feed_tokens(f"r{number}", tokens).cached_tokens
+        theirs += min(found, (len(tokens) - 1) // page_size * page_size)
+    ours = count([Logged(prompt) for prompt in prompts], str.encode, page_size)
+    assert ours.n_shared == theirs > 0
