@@ -284,12 +284,17 @@ def overhead(runs: int) -> Rows:
 
 def of_modules(runs: int) -> Rows:
     """The benches of executor and scheduler print tables of their own."""
-    for name in ("bench_executor", "bench_scheduler"):
+    # Continuous batching takes a minute on a CPU: once, and of few requests.
+    settings = {
+        "bench_executor": ["--runs", str(runs)],
+        "bench_scheduler": ["--runs", "1", "--requests", "4"],
+    }
+    for name, options in settings.items():
         path = HERE / f"{name}.py"
         if not path.exists():
             yield Row(name, "", [], "is not in this folder")
             continue
-        command = [sys.executable, str(path), "--runs", str(runs)]
+        command = [sys.executable, str(path), *options]
         if torch.get_num_threads() == 1:
             command += ["--threads", "1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
