@@ -17,6 +17,7 @@ WIDGETS = [
     "EvictionLab",
     "RouterWalk",
     "SchedulerLab",
+    "WorkloadLab",
     "LiveChat",
 ]
 

@@ -27,6 +27,7 @@ from radix_lib.teaching import (
     SideBySide,
     Timeline,
     TreeExplorer,
+    WorkloadLab,
     arena_moment,
     chapter_map,
     compose,
@@ -167,6 +168,7 @@ def widgets() -> dict[str, Picture]:
         EvictionLab(),
         RouterWalk(),
         SchedulerLab(),
+        WorkloadLab(),
     )
     return {f"static-{type(widget).__name__}": widget.static() for widget in shown}
 
