@@ -317,6 +317,5 @@ def dispatch(
 
 def _expected(policy: Policy, prompt: Tokens) -> dict[int, int]:
     """How many tokens a policy believes that each worker has of a prompt."""
-    if isinstance(policy, WithIndex):
-        return policy.index.match(list(prompt))
-    return {}
+    index: PrefixIndex | None = getattr(policy, "index", None)
+    return index.match(list(prompt)) if index else {}

@@ -42,13 +42,16 @@ class FleetError(RuntimeError):
 class Member:
     """A process of the fleet, and the address at which it serves."""
 
-    def __init__(self, name: str, port: int, command: Sequence[str]):
+    def __init__(self, name: str, port: int, command: Sequence[str], quiet: bool):
         self.name = name
         self.port = port
         self.address = f"http://{LOOPBACK}:{port}"
         # A session of its own: Ctrl-C reaches the fleet alone, which then ends each.
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if quiet else None,
+            start_new_session=True,
         )
 
     @property
@@ -59,7 +62,7 @@ class Member:
     def is_healthy(self) -> bool:
         """Whether it answers `/health`."""
         with suppress(OSError):
-            return bool(fetch(f"{self.address}/health", seconds=2) is not None)
+            return fetch(f"{self.address}/health", seconds=2) is not None
         return False
 
     def stop(self) -> None:
@@ -157,7 +160,8 @@ class Fleet:
                 )
 
     def _launch(self, name: str, port: int, command: Sequence[str]) -> Member:
-        member = Member(name, port, command)
+        # The router logs to stdout whatever a worker did; what ends it is on stderr.
+        member = Member(name, port, command, quiet=name == "router")
         self._ends.callback(member.stop)  # the last to start is the first to end
         if name != "router":
             self.workers.append(member)
@@ -207,16 +211,21 @@ def free_port() -> int:
 def fetch(url: str, body: object = None, seconds: float = 60.0) -> bytes | None:
     """What an address answers, with `body` as JSON if there is one; None if it refuses.
 
-    Raises OSError where nobody answers.
+    Who says 503, "not now", is asked again for some seconds. Raises OSError where
+    nobody answers.
     """
     data = None if body is None else json.dumps(body).encode()
     call = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(call, timeout=seconds) as response:
-            answer: bytes = response.read()
-            return answer
-    except urllib.error.HTTPError:
-        return None
+    until = time.monotonic() + min(seconds, 10.0)
+    while True:
+        try:
+            with urllib.request.urlopen(call, timeout=seconds) as response:
+                answer: bytes = response.read()
+                return answer
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > until:
+                return None
+            time.sleep(0.5)
 
 
 def main() -> int:

@@ -196,13 +196,13 @@ def nothing_shared(words: Words, n: int = 64) -> Workload:
 # ── Two shapes of serving benchmarks ─────────────────────────────────────────────────
 
 
-def shared_prefixes(words: Words, n: int = 128) -> Workload:
+def shared_prefixes(words: Words, n: int = 128, skew: float = 1.0) -> Workload:
     """16 groups, each with a system prompt of its own; some groups are asked often.
 
-    The k-th group is asked in proportion to 1/k (Zipf's law).
+    The k-th group is asked in proportion to 1 / k ** `skew` (Zipf's law).
     """
     systems = words.passages(16, 512)
-    weights = [1 / k for k in range(1, len(systems) + 1)]
+    weights = [1 / k**skew for k in range(1, len(systems) + 1)]
     drawn = words.random.choices(systems, weights, k=n)
     return [ask(system + words.passage(64), words.passage(32)) for system in drawn]
 

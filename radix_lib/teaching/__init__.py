@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     from radix_lib.teaching.checks.executor_exercises import (
         attends_by_page as attends_by_page,
     )
+    from radix_lib.teaching.checks.fleet_exercises import (
+        counts_the_drift as counts_the_drift,
+        keeps_tenants_apart as keeps_tenants_apart,
+        spreads as spreads,
+        spreads_cold_prompts as spreads_cold_prompts,
+        takes_the_better_of_two as takes_the_better_of_two,
+    )
     from radix_lib.teaching.checks.generation_exercises import (
         Stop as Stop,
         counts_sample_pages as counts_sample_pages,
@@ -123,6 +130,10 @@ if TYPE_CHECKING:
         course_map as course_map,
     )
     from radix_lib.teaching.figures.cut_figure import draw_cut as draw_cut
+    from radix_lib.teaching.figures.fleet_charts import (
+        draw_policies as draw_policies,
+        draw_workers as draw_workers,
+    )
     from radix_lib.teaching.figures.heap_figure import draw_heap as draw_heap
     from radix_lib.teaching.figures.line_charts import (
         draw_hit_rate as draw_hit_rate,
@@ -168,6 +179,7 @@ if TYPE_CHECKING:
         labelled as labelled,
     )
     from radix_lib.teaching.widgets.eviction_lab import EvictionLab as EvictionLab
+    from radix_lib.teaching.widgets.fleet_lab import FleetLab as FleetLab
     from radix_lib.teaching.widgets.live_chat import LiveChat as LiveChat
     from radix_lib.teaching.widgets.page_explorer import PageExplorer as PageExplorer
     from radix_lib.teaching.widgets.router_walk import RouterWalk as RouterWalk
@@ -188,6 +200,8 @@ else:
         "chapter_map": "figures.course_map",
         "course_map": "figures.course_map",
         "draw_cut": "figures.cut_figure",
+        "draw_policies": "figures.fleet_charts",
+        "draw_workers": "figures.fleet_charts",
         "draw_heap": "figures.heap_figure",
         "draw_hit_rate": "figures.line_charts",
         "draw_lines": "figures.line_charts",
@@ -233,6 +247,11 @@ else:
         "merges_halves": "checks.equality_exercises",
         "attends_by_page": "checks.executor_exercises",
         "compare_schedule": "checks.exact_schedules",
+        "counts_the_drift": "checks.fleet_exercises",
+        "keeps_tenants_apart": "checks.fleet_exercises",
+        "spreads": "checks.fleet_exercises",
+        "spreads_cold_prompts": "checks.fleet_exercises",
+        "takes_the_better_of_two": "checks.fleet_exercises",
         "Stop": "checks.generation_exercises",
         "counts_sample_pages": "checks.generation_exercises",
         "searches_on_forks": "checks.generation_exercises",
@@ -279,6 +298,7 @@ else:
         "encode": "widgets.base",
         "labelled": "widgets.base",
         "EvictionLab": "widgets.eviction_lab",
+        "FleetLab": "widgets.fleet_lab",
         "LiveChat": "widgets.live_chat",
         "PageExplorer": "widgets.page_explorer",
         "RouterWalk": "widgets.router_walk",

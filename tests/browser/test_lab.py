@@ -15,6 +15,7 @@ WIDGETS = [
     "TreeExplorer",
     "PageExplorer",
     "EvictionLab",
+    "FleetLab",
     "RouterWalk",
     "SchedulerLab",
     "WorkloadLab",
@@ -224,6 +225,16 @@ def test_workload_lab(gallery: Notebook):
         "([box, before]) => box.querySelector('img').src !== before",
         arg=[widget.at.element_handle(), picture],
     )
+
+
+def test_fleet_lab(gallery: Notebook):
+    widget = gallery.widget("FleetLab")
+    changed(widget, "cache aware: tokens of each worker")
+    widget.control("policy").select_option("round robin")
+    changed(widget, "round robin: tokens of each worker")
+    widget.drag("workers", 0)
+    changed(widget, "worker 0")
+    widget.wait_for("The busiest worker got 1.0 times its share")
 
 
 def test_live_chat(gallery: Notebook):

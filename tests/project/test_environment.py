@@ -195,7 +195,10 @@ def missing(path: Path, named: set[str]) -> list[str]:
 
 
 TEACHING = files("radix_lib/teaching")
-FLEET = [ROOT / f"radix_lib/{name}.py" for name in ("protocol", "worker", "fleet")]
+FLEET = [
+    ROOT / f"radix_lib/{name}.py"
+    for name in ("protocol", "worker", "fleet", "real_server")
+]
 FLEET = [path for path in FLEET if path.exists()]  # what only they need is an extra
 CORE = [path for path in files("radix_lib") if path not in TEACHING + FLEET]
 TESTS = [*files("tests"), ROOT / "notebooks" / "conftest.py"]

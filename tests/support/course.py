@@ -65,10 +65,12 @@ def earlier_modules(module: str) -> set[str]:
     """What a module may import.
 
     That is: the modules of the chapters that its home needs, and those that stand
-    before it in its home.
+    before it in its home. What a chapter hands out may rest on all that it builds.
     """
     home = HOME[module]
     before = needed_by(home)
     found = {name for name, chapter in HOME.items() if chapter.number in before}
     at_home = [name for name in home.modules if HOME[name] is home]
+    if module in home.given:
+        return found | set(at_home) - {module}
     return found | set(at_home[: at_home.index(module)])

@@ -12,6 +12,7 @@ import pytest
 
 from radix_lib.teaching import (
     EvictionLab,
+    FleetLab,
     Lab,
     PageExplorer,
     RouterWalk,
@@ -23,6 +24,7 @@ from radix_lib.teaching import (
 from radix_lib.teaching.figures.bar_charts import draw_tokens
 from radix_lib.teaching.figures.chart import Chart
 from radix_lib.teaching.films.recorder import Recorder
+from radix_lib.workloads import report
 from tests.support.scenes import new_router, run
 
 
@@ -539,3 +541,33 @@ def test_a_pool_too_small_retracts_and_one_that_can_never_do_is_refused():
     assert lab.refused
     assert "at most 64 in all" in lab.message
     assert lab.figure.text == shown
+
+
+# ----------------------------------------------------------------------------------- Fl
+
+
+def test_a_fleet_that_looks_at_caches_finds_more():
+    lab = FleetLab()
+    aware = report(lab.done.requests).hit_rate
+    lab.policy.value = "round robin"
+    assert report(lab.done.requests).hit_rate < aware - 0.1
+    assert lab.done.spread == 1
+    assert "round robin" in lab.figure.alt
+
+
+def test_every_policy_of_the_fleet_lab_can_be_chosen():
+    lab = FleetLab()
+    lab.workers.value = 2
+    lab.pages.value = 60
+    for policy in lab.policy.options:
+        lab.policy.value = policy
+        assert not lab.refused
+        assert len(lab.done.requests) == 200
+
+
+def test_skew_sends_most_requests_to_the_first_group():
+    lab = FleetLab()
+    lab.policy.value = "consistent hashing"
+    even = lab.done.spread
+    lab.skew.value = 2
+    assert lab.done.spread > even

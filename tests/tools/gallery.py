@@ -20,6 +20,7 @@ from radix_lib.router import Namespace
 from radix_lib.scheduler import Scheduler
 from radix_lib.teaching import (
     EvictionLab,
+    FleetLab,
     PageExplorer,
     Recorder,
     RouterWalk,
@@ -166,6 +167,7 @@ def widgets() -> dict[str, Picture]:
         TreeExplorer(),
         PageExplorer(),
         EvictionLab(),
+        FleetLab(),
         RouterWalk(),
         SchedulerLab(),
         WorkloadLab(),
