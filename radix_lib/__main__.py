@@ -22,8 +22,9 @@ if __name__ == "__main__":  # before torch is imported, which reads it once
 import torch
 from torch import Tensor
 
-from radix_lib.batch_invariance import NotInvariant, batch_invariant
+from radix_lib.batch_invariance import batch_invariant
 from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
+from radix_lib.invariant_rows import NotInvariant
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_model import RadixAttentionModel

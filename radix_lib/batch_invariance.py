@@ -23,11 +23,9 @@ from torch.overrides import TorchFunctionMode
 
 from radix_lib.exact_attention import attention
 from radix_lib.executor import attention_over_pages
-from radix_lib.invariant_rows import NotInvariant, in_any_batch, telling_numbers
+from radix_lib.invariant_rows import in_any_batch, telling_numbers
 from radix_lib.packed_weights import can_pack, linear_packed
 from radix_lib.shared_tiles import attention_over_shared_tiles
-
-__all__ = ["NotInvariant", "attention", "batch_invariant", "linear"]
 
 NUMBERS = 64  # of a row, for functions that give a number for each number
 

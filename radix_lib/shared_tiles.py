@@ -224,7 +224,7 @@ def _attend(queries: Tensor, numbers: Tensor, wave: Wave) -> Tensor:
     `queries` are the batch's, in the same shape. `numbers` are the pool's in one layer,
     a row for each K or V of a head at a slot.
     """
-    scores = [_scores(queries, numbers, tiles) for tiles in wave.tiles]
+    scores = [_tile_scores(queries, numbers, tiles) for tiles in wave.tiles]
     # of each query its largest score in each tile, [kv_heads, looks, group]
     tops = _cat([x.amax(-1).flatten(1, 2) for x in scores])
     top = tops.index_select(1, wave.looks.flatten())
@@ -239,7 +239,7 @@ def _attend(queries: Tensor, numbers: Tensor, wave: Wave) -> Tensor:
     return total[..., :-1] / total[..., -1:]
 
 
-def _scores(queries: Tensor, numbers: Tensor, tiles: Tiles) -> Tensor:
+def _tile_scores(queries: Tensor, numbers: Tensor, tiles: Tiles) -> Tensor:
     """Of the queries that look at each tile, [kv_heads, tiles, width, group, KEYS]."""
     kv_heads, _, group, head_dim = queries.shape
     rows = queries.index_select(1, tiles.queries)

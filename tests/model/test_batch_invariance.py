@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 import radix_lib
 from radix_lib import invariant_rows
-from radix_lib.batch_invariance import attention, batch_invariant, linear
+from radix_lib.batch_invariance import batch_invariant, linear
 from radix_lib.equality import baseline_generate, baseline_logits, compare_logits
-from radix_lib.exact_attention import KEYS
+from radix_lib.exact_attention import KEYS, attention
 from radix_lib.executor import attention_over_pages
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_model import RadixAttentionModel

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from radix_lib import shared_tiles
-from radix_lib.batch_invariance import attention, batch_invariant
-from radix_lib.exact_attention import KEYS
+from radix_lib.batch_invariance import batch_invariant
+from radix_lib.exact_attention import KEYS, attention
 from radix_lib.executor import AttentionExecutor, Chunk, attention_over_pages
 from radix_lib.page_manager import KVPool
 from radix_lib.teaching.checks.cache_states import tiny_model
