@@ -119,15 +119,16 @@ class SchedulerLab(Stepper):
         """The steps up to the one at which the slider stands."""
         last = self.slider.value
         if last not in self._drawn:
-            self._drawn[last] = self._figure(max(1, last - SHOWN + 1), last)
+            caption = f"{self._caption}; step {last} of {self.slider.max}"
+            first = max(1, last - SHOWN + 1)
+            self._drawn[last] = draw_schedule(
+                self.timeline, caption, first=first, last=last
+            )
         return self._drawn[last]
 
     def static(self) -> Figure:
         """The whole run in one figure."""
-        return self._figure(1, self.slider.max)
-
-    def _figure(self, first: int, last: int) -> Figure:
-        return draw_schedule(self.timeline, self._caption, first=first, last=last)
+        return draw_schedule(self.timeline, self._caption)
 
 
 def told(requests: Sequence[Request], ticks: float) -> str:
