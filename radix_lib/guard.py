@@ -56,18 +56,19 @@ class Guarded:
         """
         with self._lock:
             if self._inside:
-                return self._in_the_middle(call, or_later)
-            self._inside = True
-            try:
-                if self._put_off:  # the last call was interrupted at its end
-                    self._catch_up()
-                result = call()
-            finally:
+                result = self._in_the_middle(call, or_later)
+            else:
+                self._inside = True
                 try:
-                    if self._put_off:
+                    if self._put_off:  # the last call was interrupted at its end
                         self._catch_up()
+                    result = call()
                 finally:
-                    self._inside = False
+                    try:
+                        if self._put_off:
+                            self._catch_up()
+                    finally:
+                        self._inside = False
         return result
 
     def _in_the_middle(self, call: Callable[[], R], or_later: bool) -> R:

@@ -239,15 +239,13 @@ class RadixCache(RadixTree):
         parent = leaf.parent
         assert parent is not None
         del parent.children[leaf.key[: self.page_bytes]]
-        leaf.key = (
-            b""  # an entry of the heap that is out of date may hold the node long
-        )
+        # Emptied: an entry of the heap that is out of date may hold the node for long.
+        leaf.key = b""
         leaf.pages = NO_PAGES
         if parent.children:
             return
         if parent.parent is None:
-            # a namespace that holds nothing costs nothing
-            del self.roots[parent.namespace]
+            del self.roots[parent.namespace]  # what holds nothing costs nothing
         elif parent.lock_ref == 0:
             self._heap.add(parent)
 

@@ -152,7 +152,7 @@ class Router(Guarded):
 
         Different by design: its path counts as used now only if a page enters the tree.
         SGLang, vLLM and TensorRT-LLM mark it at every end. Played through recorded and
-        made traffic, ours finds as much.
+        made traffic, ours finds no less.
         """
         self.check_live(lease)
         self._alone(lambda: self._end(lease, keep=True), or_later=True)

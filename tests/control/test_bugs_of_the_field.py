@@ -34,7 +34,8 @@ def test_1_a_request_reads_the_trees_pages_once_its_duplicates_are_freed():
     duplicates and go back; another request takes them and writes. The second goes on
     reading its prompt.
     """
-    router, memory = router_of(n_pages=6, page_size=2), Memory(2)
+    router = router_of(n_pages=6, page_size=2)
+    memory = Memory(2)
     first = router.admit([1, 2, 3, 4])
     second = router.admit([1, 2, 3, 4], max_new_tokens=1)
     for lease in (first, second):
@@ -58,10 +59,12 @@ def test_2_matching_less_than_before_frees_no_range_backwards(page_size):
     left to compute, so a prompt of whole pages that is there in full matches a page
     less than it has. Chunks, a second request beside it, and a third that is cut short.
     """
-    router, memory = router_of(n_pages=12, page_size=page_size), Memory(page_size)
+    router = router_of(n_pages=12, page_size=page_size)
+    memory = Memory(page_size)
     tokens = list(range(3 * page_size))
     for _ in range(3):
-        lease, beside = router.admit(tokens), router.admit(tokens)
+        lease = router.admit(tokens)
+        beside = router.admit(tokens)
         for request in (lease, beside) * 3:
             memory.compute(request, min(page_size + 1, len(request.pending)))
             router.commit(request)
@@ -153,11 +156,9 @@ def test_5_the_second_turn_finds_the_answer_to_the_first():
     of the last token of an answer are never computed, so 149 is what there is, and 150
     if it is fed once more.
     """
-    prompt, answer, question = (
-        list(range(100)),
-        tuple(range(500, 550)),
-        list(range(900, 950)),
-    )
+    prompt = list(range(100))
+    answer = tuple(range(500, 550))
+    question = list(range(900, 950))
     router = router_of(n_pages=512, page_size=1)
     serve(router, prompt, answer=answer)
     assert router.admit([*prompt, *answer, *question]).n_cached == 149
@@ -193,7 +194,8 @@ def test_6_no_more_tokens_are_cached_than_the_prompt_has(page_size):
     assert cached == [2 * page_size, 3 * page_size, 3 * page_size]
 
 
-ALICE, BOB = Namespace(salt="alice"), Namespace(salt="bob")
+ALICE = Namespace(salt="alice")
+BOB = Namespace(salt="bob")
 
 
 def test_8_a_salt_keeps_tenants_apart_at_every_step():
@@ -203,7 +205,8 @@ def test_8_a_salt_keeps_tenants_apart_at_every_step():
     delivered it to the cache (PR #23300); 0.5.9 still does not. Every way into the tree
     is tried: commits, finishes, answers, forks.
     """
-    router, memory = router_of(n_pages=32, page_size=2), Memory(2)
+    router = router_of(n_pages=32, page_size=2)
+    memory = Memory(2)
     secret = [1, 2, 3, 4, 5, 6]
     lease = router.admit(secret, ALICE, max_new_tokens=2)
     memory.compute(lease)
@@ -282,7 +285,8 @@ def heap_operations(monkeypatch: pytest.MonkeyPatch, n_leaves: int) -> float:
         prompt[0] = number
         serve(router, prompt)
     assert router.usage() == (0, 4 * n_leaves, 0, 0)
-    heap.operations, heap.allowed = 0, 20 * n_pairs
+    heap.operations = 0
+    heap.allowed = 20 * n_pairs
     for number in range(n_leaves, n_leaves + n_pairs):
         for asked in (number, number - n_leaves // 4):
             prompt[0] = asked

@@ -65,7 +65,8 @@ def test_the_policies_are_the_four_that_are_promised():
 
 def test_lfu_takes_the_least_recent_of_those_used_equally_often():
     heap = EvictionHeap("lfu")
-    late, early = Leaf(last_access=2, hits=3), Leaf(last_access=1, hits=3)
+    late = Leaf(last_access=2, hits=3)
+    early = Leaf(last_access=1, hits=3)
     heap.add(late)
     heap.add(early)
     assert heap.pop() is early
@@ -73,7 +74,8 @@ def test_lfu_takes_the_least_recent_of_those_used_equally_often():
 
 def test_a_leaf_added_again_stands_at_its_present_priority_and_once():
     heap = EvictionHeap("lru")
-    a, b = Leaf(last_access=1), Leaf(last_access=2)
+    a = Leaf(last_access=1)
+    b = Leaf(last_access=2)
     heap.add(a)
     heap.add(b)
     a.last_access = 3
@@ -86,7 +88,8 @@ def test_a_leaf_added_again_stands_at_its_present_priority_and_once():
 
 def test_a_leaf_discarded_is_not_popped():
     heap = EvictionHeap("lru")
-    a, b = Leaf(last_access=1), Leaf(last_access=2)
+    a = Leaf(last_access=1)
+    b = Leaf(last_access=2)
     heap.add(a)
     heap.add(b)
     heap.discard(a)
@@ -177,7 +180,8 @@ class HeapMachine(RuleBasedStateMachine):
     def use_and_add(self, i, hits):
         self.clock += 1
         leaf = self.leaves[i]
-        leaf.last_access, leaf.hits = self.clock, leaf.hits + hits
+        leaf.last_access = self.clock
+        leaf.hits += hits
         leaf.created = leaf.created or self.clock
         self.heap.add(leaf)
         if leaf not in self.inside:

@@ -251,7 +251,8 @@ class FaultMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.router.leases)
     @rule(i=st.integers(0, 99), keep=st.booleans(), steps=FAULTS)
     def end(self, i, keep, steps):
-        lease, end = self.lease(i), self.router.finish if keep else self.router.cancel
+        lease = self.lease(i)
+        end = self.router.finish if keep else self.router.cancel
         self.attempt(steps, lambda: end(lease))
 
     @invariant()

@@ -54,7 +54,8 @@ def collected(operation: str, at: int, tokens: list[int]) -> tuple[World, Lease,
 
     The lease is that of the stream that was forgotten.
     """
-    world, collector = World(), Collector(at)
+    world = World()
+    collector = Collector(at)
     lost = forgotten_stream(world.router, world.memory, tokens, room=2)
     assert lost in world.router.leases
     outer = sys.gettrace()
@@ -116,7 +117,8 @@ def run_inside(router: Router, call) -> list[Exception]:
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
 def test_a_request_may_be_ended_in_the_middle_of_a_call_and_ends_after_it(end):
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     lease = router.admit([7, 8, 9])
     memory.compute(lease)
     seen = []
@@ -187,7 +189,8 @@ def test_where_the_pages_are_may_be_asked_in_the_middle_of_a_call():
 
 
 def test_pages_that_only_garbage_holds_do_not_make_a_request_wait():
-    router, memory = router_of(n_pages=8), Memory(2)
+    router = router_of(n_pages=8)
+    memory = Memory(2)
     lease = router.admit([1, 2, 3])
     lease.advance(3)
     for take in [
@@ -205,7 +208,8 @@ def test_pages_that_only_garbage_holds_do_not_make_a_request_wait():
 
 
 def test_what_only_garbage_holds_does_not_keep_a_cache_from_being_flushed():
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     serve(router, [1, 2, 3, 4])
     forgotten_stream(router, memory, [1, 2, 3, 9])
     router.flush()
@@ -214,7 +218,8 @@ def test_what_only_garbage_holds_does_not_keep_a_cache_from_being_flushed():
 
 
 def test_a_stream_that_somebody_still_holds_keeps_its_pages():
-    router, memory = router_of(n_pages=4), Memory(2)
+    router = router_of(n_pages=4)
+    memory = Memory(2)
     held = stream(router, memory, [1, 2, 3, 4])
     lease = next(held)
     words = "pages needed: 3, free: 2, evictable: 0"

@@ -54,7 +54,8 @@ def test_a_lease_with_room_enough_stays_as_it_is(router: Router):
 
 
 def test_a_lease_that_has_to_wait_for_pages_is_told_why(router: Router):
-    lease, other = router.admit([1, 2, 3]), router.admit([9, 9, 8, 8, 7])
+    lease = router.admit([1, 2, 3])
+    other = router.admit([9, 9, 8, 8, 7])
     router.grow(other, 2)
     before = snapshot(router)
     with pytest.raises(OutOfPages) as caught:

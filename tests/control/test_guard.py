@@ -104,7 +104,8 @@ def test_what_arrives_while_others_wait_waits_behind_them():
 
 def test_a_call_of_one_object_may_call_another():
     """As a model calls its router."""
-    one, other = Log(), Log()
+    one = Log()
+    other = Log()
     one.call("a", then=lambda: other.call("b"))
     assert other.lines == ["b begins", "b ends"]
 

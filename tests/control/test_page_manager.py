@@ -319,7 +319,11 @@ def test_the_manager_agrees_with_plain_counting_at_length():
 
 # ── The pool of tensors ───────────────────────────────────────────────────────────────
 
-LAYERS, HEADS, DIM, PAGES, SIZE = 2, 3, 4, 5, 2
+LAYERS = 2
+HEADS = 3
+DIM = 4
+PAGES = 5
+SIZE = 2
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ def test_a_request_gets_room_for_its_answer_and_no_more():
 
 
 def test_two_that_compute_the_same_end_up_with_the_same_pages():
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     first, second = (router.admit([1, 2, 3, 4, 5]) for _ in range(2))
     for lease in (first, second):
         memory.compute(lease)
@@ -94,7 +95,8 @@ def test_two_that_compute_the_same_end_up_with_the_same_pages():
 
 def test_chunks_are_shared_as_they_are_computed():
     """Prefill in chunks of three tokens: after each, its whole pages serve others."""
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     lease = router.admit([1, 2, 3, 4, 5, 6, 7, 8])
     cached = []
     for _ in range(3):
@@ -205,7 +207,8 @@ def test_a_namespace_is_salt_and_adapter_and_not_their_letters():
 
 
 def test_a_fork_shares_whole_pages_and_has_a_tail_of_its_own():
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     lease = router.admit([1, 2, 3, 4, 5], max_new_tokens=3)
     memory.compute(lease)
     fork = router.fork(lease, max_new_tokens=3)
@@ -227,7 +230,8 @@ def test_a_fork_shares_whole_pages_and_has_a_tail_of_its_own():
 
 
 def test_a_fork_at_the_end_of_a_page_copies_nothing():
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     lease = router.admit([1, 2, 3, 4], max_new_tokens=2)
     memory.compute(lease)
     fork = router.fork(lease, max_new_tokens=2)
@@ -236,7 +240,8 @@ def test_a_fork_at_the_end_of_a_page_copies_nothing():
 
 
 def test_a_fork_outlives_what_it_was_forked_from():
-    router, memory = router_of(), Memory(2)
+    router = router_of()
+    memory = Memory(2)
     lease = router.admit([1, 2, 3, 4])
     memory.compute(lease)
     fork = router.fork(lease, 2)

@@ -160,8 +160,11 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(i=st.integers(0, 99), keep=st.booleans())
     def end(self, i, keep):
         lease = self.lease(i)
-        (self.router.finish if keep else self.router.cancel)(lease)
-        (self.oracle.finish if keep else self.oracle.cancel)(lease)
+        for each in (self.router, self.oracle):
+            if keep:
+                each.finish(lease)
+            else:
+                each.cancel(lease)
 
     @precondition(lambda self: self.oracle.cache.n_evictable)
     @rule(n_pages=st.integers(1, 3))
@@ -188,7 +191,10 @@ class RouterMachine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "router"):
             for i, lease in enumerate(list(self.router.leases)):
-                (self.router.cancel if i % 2 else self.router.finish)(lease)
+                if i % 2:
+                    self.router.cancel(lease)
+                else:
+                    self.router.finish(lease)
             check_idle(self.router)
 
 

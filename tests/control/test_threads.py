@@ -76,7 +76,8 @@ class Client:
 
 @pytest.mark.parametrize(("n_threads", "n_rounds"), [(2, 150), (8, 40)])
 def test_threads_read_their_own_and_lose_no_page(n_threads, n_rounds):
-    router, memory = router_of(n_pages=10, page_size=2), Memory(2)
+    router = router_of(n_pages=10, page_size=2)
+    memory = Memory(2)
     clients = [Client(router, memory, seed) for seed in range(n_threads)]
 
     def run(client: Client) -> None:
@@ -96,10 +97,28 @@ def test_threads_read_their_own_and_lose_no_page(n_threads, n_rounds):
     check_idle(router)
 
 
-def test_a_call_waits_for_that_of_another_thread():
+CALLS = {
+    "admit": lambda router, lease: router.admit([4, 5, 6]),
+    "match_prefix": lambda router, lease: router.match_prefix([4, 5, 6]),
+    "commit": lambda router, lease: router.commit(lease),
+    "fork": lambda router, lease: router.fork(lease),
+    "grow": lambda router, lease: router.grow(lease, 9),
+    "finish": lambda router, lease: router.finish(lease),
+    "cancel": lambda router, lease: router.cancel(lease),
+    "usage": lambda router, lease: router.usage(),
+    "check_integrity": lambda router, lease: router.check_integrity(),
+    "repair": lambda router, lease: router.repair(),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_waits_for_that_of_another_thread(name):
     router = router_of()
-    inside, go_on = threading.Event(), threading.Event()
-    leases = []
+    lease = router.admit([7, 8, 9])
+    lease.advance(3)
+    inside = threading.Event()
+    go_on = threading.Event()
+    done: list[str] = []
 
     def match(*args):
         del router.cache.match
@@ -107,19 +126,27 @@ def test_a_call_waits_for_that_of_another_thread():
         go_on.wait()
         return router.cache.match(*args)
 
+    def admit():
+        router.admit([1, 2, 3])
+        done.append("admit")
+
+    def call():
+        CALLS[name](router, lease)
+        done.append(name)
+
     router.cache.match = match
-    first = threading.Thread(target=lambda: leases.append(router.admit([1, 2, 3])))
-    second = threading.Thread(target=lambda: leases.append(router.admit([4, 5, 6])))
+    first = threading.Thread(target=admit)
+    second = threading.Thread(target=call)
     first.start()
     inside.wait()
     second.start()
-    second.join(timeout=0.05)
-    assert second.is_alive()
-    assert leases == []
+    second.join(timeout=0.02)
+    done_inside = list(done)
     go_on.set()
     first.join()
     second.join()
-    assert [lease.tokens for lease in leases] == [[1, 2, 3], [4, 5, 6]]
-    for lease in leases:
-        router.cancel(lease)
+    assert done_inside == []
+    assert sorted(done) == sorted(["admit", name])
+    for own in list(router.leases):
+        router.cancel(own)
     check_idle(router)

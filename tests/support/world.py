@@ -53,6 +53,7 @@ class World:
             self.memory.compute(lease)
         self.router.commit(self.first)
         self.leases = list(self.router.leases)
+        self.tables = [lease.page_table.tolist() for lease in self.leases]
         check_router(self.router, self.memory)
 
     def serve(self, tokens: list[int], namespace: Any = None) -> int:
@@ -116,24 +117,40 @@ OPERATIONS: dict[str, Callable[[World], Any]] = {
     "with": leave,
     "with, an error inside": lambda w: leave(w, ZeroDivisionError),
 }
-#: The request that an operation ends: if interrupted, it may have ended or not.
-ENDS = {
+#: The request that an operation is about.
+OWN = {
+    "commit": "chat",
+    "commit, duplicates": "twin",
+    "commit, duplicates at its start": "half",
+    "commit, nothing new": "first",
     "finish": "chat",
     "finish, duplicates": "twin",
     "finish, duplicates at its start": "half",
     "finish, nothing new": "first",
     "cancel": "chat",
+    "fork": "chat",
+    "fork, evicting": "chat",
+    "grow": "chat",
+    "grow, evicting": "chat",
 }
+#: Those that end it: interrupted, they may have ended it or not.
+ENDS = [name for name in OWN if name.startswith(("finish", "cancel"))]
 
 
 def check_aftermath(world: World, operation: str) -> None:
     """Whatever happened, the router is whole, and goes on."""
-    router, memory = world.router, world.memory
+    router = world.router
+    memory = world.memory
     check_router(router, memory)
     assert repr(router._lock).startswith("<unlocked")
-    own = getattr(world, ENDS.get(operation, ""), None)
+    own = getattr(world, OWN.get(operation, ""), None)
     others = [lease for lease in world.leases if lease is not own]
-    assert [lease for lease in router.leases if lease is not own] == others
+    live = [lease for lease in router.leases if lease is not own]
+    assert live == others
+    assert own is None or own in router.leases or operation in ENDS
+    for lease, table in zip(world.leases, world.tables, strict=True):
+        # Their executors may be reading there.
+        assert lease is own or lease.page_table.tolist() == table
 
     # Requests after it find what is there, all of it.
     for namespace, tokens in [
