@@ -38,7 +38,7 @@ def onednn(dtype: torch.dtype) -> OneDNN | None:
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, HINT)
         return packed
 
-    def linear(rows: Tensor, packed: Tensor) -> Tensor:
+    def multiply(rows: Tensor, packed: Tensor) -> Tensor:
         output: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows, packed, None, "none", [], ""
         )
@@ -47,10 +47,10 @@ def onednn(dtype: torch.dtype) -> OneDNN | None:
     rows = torch.arange(6.0).view(2, 3).to(dtype)
     weight = torch.arange(12.0).view(4, 3).to(dtype)
     try:
-        works = torch.equal(linear(rows, pack(weight)), F.linear(rows, weight))
+        works = torch.equal(multiply(rows, pack(weight)), F.linear(rows, weight))
     except (AttributeError, RuntimeError, TypeError):
         return None
-    return OneDNN(pack, linear) if works else None
+    return OneDNN(pack, multiply) if works else None
 
 
 def can_pack(weight: Tensor) -> bool:
