@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -128,26 +128,25 @@ class RadixAttentionModel(Guarded):
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt; a chat goes through the model's own template.
 
-        Raises ValueError for what is neither text nor a chat nor token ids.
+        In a chat, what the template writes alone is special: a mark such as
+        `<|im_start|>` that somebody typed is encoded as the letters it is made of, and
+        begins no turn. Raises ValueError for what is neither text nor a chat nor token
+        ids.
         """
         if isinstance(prompt, str):
-            return self._encode_text(prompt)
+            _refuse_half_characters(prompt)
+            return list(self.tokenizer.encode(prompt))
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-            text = self.tokenizer.apply_chat_template(
-                prompt, tokenize=False, add_generation_prompt=True
+            for message in cast(Sequence[Mapping[str, str]], prompt):
+                for words in message.values():
+                    _refuse_half_characters(str(words))
+            prompt = self.tokenizer.apply_chat_template(
+                prompt,
+                add_generation_prompt=True,
+                return_dict=False,
+                sanitize_control_tokens=True,
             )
-            return self._encode_text(text, add_special_tokens=False)
         return as_token_ids(prompt)
-
-    def _encode_text(self, text: str, **options: Any) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{text[error.start]!r} at place {error.start} of the prompt is half a "
-                "character, which no tokenizer knows: leave it out"
-            ) from error
-        return list(self.tokenizer.encode(text, **options))
 
     @atomic
     def prefill(
@@ -389,3 +388,13 @@ class RadixAttentionModel(Guarded):
                 self._decoded_tokens,
                 self.router.usage(),
             )
+
+
+def _refuse_half_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{text[error.start]!r} at place {error.start} of the prompt is half a "
+            "character, which no tokenizer knows: leave it out"
+        ) from error
