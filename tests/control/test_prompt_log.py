@@ -188,12 +188,13 @@ def test_the_command_says_what_is_wrong(
 @pytest.mark.parametrize("page_size", [1, 16])
 def test_kvlint_finds_as_many_tokens(page_size: int) -> None:
     """kvlint 0.1.1 simulates SGLang's cache, and leaves no token to compute."""
-    pytest.importorskip("kvlint", reason="kvlint is not installed: pip install kvlint")
-    from kvlint.sim.sglang_radix import SGLangRadixSimulator
+    kvlint = pytest.importorskip(
+        "kvlint.sim.sglang_radix", reason="kvlint is not installed: pip install kvlint"
+    )
 
     rng = random.Random(0)
     prompts = ["".join(rng.choices("ab", k=rng.randint(1, 9))) * 8 for _ in range(200)]
-    simulator = SGLangRadixSimulator(page_size=page_size)
+    simulator = kvlint.SGLangRadixSimulator(page_size=page_size)
     theirs = 0
     for number, prompt in enumerate(prompts):
         tokens = list(prompt.encode())
