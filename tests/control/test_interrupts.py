@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
-from tests.support.interrupts import interrupted
+from tests.support.interrupts import interrupted_everywhere
 from tests.support.world import CONTROL_PLANE, OPERATIONS, World, check_aftermath
 
 FILES = {module.__file__ for module in CONTROL_PLANE}
@@ -16,11 +14,26 @@ FILES = {module.__file__ for module in CONTROL_PLANE}
     "operation", [name for name in OPERATIONS if "with" not in name]
 )
 def test_ctrl_c_anywhere_leaves_nothing_half_done(operation):
-    at = 0
-    while True:
-        at += 1
-        world = World()
-        if not interrupted(partial(OPERATIONS[operation], world), at, FILES):
-            break
+    n_places = 0
+    for world in interrupted_everywhere(World, OPERATIONS[operation], FILES):
+        n_places += 1
         check_aftermath(world, operation)
-    assert at > 3
+    assert n_places > 3
+
+
+def test_every_place_is_interrupted():
+    """Else fewer would be, and nobody would know: each Python traces in its own way."""
+
+    def note(seen: list[str], text: str) -> None:
+        seen.append(text)
+
+    def call(seen: list[str]) -> None:
+        note(seen, "a")
+        for text in "bc":
+            note(seen, text)
+        note(seen, "d")
+
+    seen = ["".join(s) for s in interrupted_everywhere(list, call, {__file__})]
+    # Where a function starts, after what it calls, and where the loop jumps back.
+    n_seen = {"": 2, "a": 3, "ab": 4, "abc": 4, "abcd": 2}
+    assert seen == [text for text, n in n_seen.items() for _ in range(n)]

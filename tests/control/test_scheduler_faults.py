@@ -29,7 +29,7 @@ from radix_lib.request import Request
 from radix_lib.scheduler import Scheduler
 from radix_lib.teaching.checks.schedules import RememberingModel, alone
 from tests.support.inspection import check_idle
-from tests.support.interrupts import interrupted
+from tests.support.interrupts import interrupted_everywhere
 from tests.support.scheduling import check_scheduler
 
 OWN = {module.__file__ for module in (scheduler, request_module, admission, orders)}
@@ -95,13 +95,13 @@ def interrupt_everywhere(
     order: str, n_steps: int, files: Collection[str | None]
 ) -> int:
     """Interrupt a step at each place in turn; returns how many there were."""
-    at = 0
-    while True:
-        at += 1
-        world = World(order, n_steps)
-        if not interrupted(world.scheduler.step, at, files):
-            return at - 1
+    n_places = 0
+    for world in interrupted_everywhere(
+        partial(World, order, n_steps), lambda world: world.scheduler.step(), files
+    ):
+        n_places += 1
         world.check_aftermath()
+    return n_places
 
 
 STEPS = range(10)
@@ -132,14 +132,13 @@ def test_ctrl_c_anywhere_below_a_step_leaves_nothing_half_done(
 
 
 def test_ctrl_c_in_submit_leaves_a_request_or_none():
-    at = 0
-    while True:
-        at += 1
-        world = World("fcfs", 3)
-        if not interrupted(partial(world.submit, 5, 3), at, OWN):
-            break
+    n_places = 0
+    for world in interrupted_everywhere(
+        partial(World, "fcfs", 3), lambda world: world.submit(5, 3), OWN
+    ):
+        n_places += 1
         world.check_aftermath()
-    assert at > 5
+    assert n_places > 4
 
 
 def test_ctrl_c_in_the_model_computes_the_step_once_more(
