@@ -18,7 +18,6 @@ from tests.tools import refresh
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_A_MODEL = ("02", "03", "04", "05")
-UNDER_REPAIR = ("06", "07", "11")  # leaves with the last repair
 VERDICT = re.compile(r"^[✓✗○].*", re.MULTILINE)
 
 
@@ -64,8 +63,6 @@ def books() -> list[pytest.param]:
         marks = []
         if not path.name.startswith(WITHOUT_A_MODEL):
             marks.append(pytest.mark.long)
-        if name.startswith(UNDER_REPAIR):
-            marks.append(pytest.mark.xfail(reason="under repair", strict=False))
         found.append(pytest.param(path, id=name, marks=marks))
     return found
 
