@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ import pytest
 
 from radix_lib.fleet import GRACE, Fleet, FleetError, Member, free_port
 from tests.support.serving import tiny_with
+
+# A busy machine may take longer than the five seconds that httpx waits.
+get = partial(httpx.get, timeout=60)
+post = partial(httpx.post, timeout=60)
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="signals of POSIX are sent here"
@@ -61,7 +66,7 @@ def cached_tokens(fleet: Fleet, prompts: list[str]) -> int:
     total = 0
     for prompt in prompts:
         body = {"text": prompt, "sampling_params": {"max_new_tokens": 4}}
-        answer = httpx.post(f"{fleet.address}/generate", json=body).json()
+        answer = post(f"{fleet.address}/generate", json=body).json()
         total += answer["meta_info"]["cached_tokens"]
     return total
 
@@ -94,7 +99,7 @@ def test_a_salt_of_generate_goes_through_the_router_to_the_pages(folder: str) ->
                 "extra_key": salt,
                 "sampling_params": {"max_new_tokens": 2},
             }
-            answer = httpx.post(f"{fleet.address}/generate", json=body).json()
+            answer = post(f"{fleet.address}/generate", json=body).json()
             found.append(answer["meta_info"]["cached_tokens"])
     assert found[:2] == [0, 0]
     assert found[2] > 0
@@ -146,7 +151,7 @@ async def ask_many(fleet: Fleet, n: int, kill_after: int) -> Counter[str]:
 
 def until_idle(worker: Member) -> Any:
     for _ in range(100):
-        info = httpx.get(f"{worker.address}/server_info").json()
+        info = get(f"{worker.address}/server_info").json()
         if not info["requests"]:
             return info
         time.sleep(0.05)
