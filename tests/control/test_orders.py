@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 from collections import Counter
@@ -215,11 +216,13 @@ def calls_of_a_step(name: str, n_leaves: int) -> int:
         nonlocal n_calls
         n_calls += "call" in event
 
+    gc.disable()  # a collection would call whatever finalisers other tests left
     sys.setprofile(count)
     try:
         queue.step()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return n_calls
 
 
