@@ -87,9 +87,12 @@ class Engine:
         self._listeners[request] = listener
         self._wake.set()
         try:
-            while not request.outcome:
+            over = False
+            while not over:
                 await listener.heard()
-                if not request.outcome and not self.alive:
+                # Read first: it may end while whoever asked looks at it.
+                over = bool(request.outcome)
+                if not over and not self.alive:
                     raise EngineStopped("this worker stopped") from self.error
                 yield request
         finally:

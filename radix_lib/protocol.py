@@ -143,7 +143,9 @@ class GenerateForm:
             "meta_info": meta | _usage(request),
         }
 
-    def pieces(self, request: Request, text: str, shown: str) -> list[dict[str, Any]]:
+    def pieces(
+        self, request: Request, text: str, shown: str, is_first: bool
+    ) -> list[dict[str, Any]]:
         """What a stream says of this state."""
         return [self.whole(request, text)]
 
@@ -154,7 +156,6 @@ class ChatForm:
     def __init__(self, body: ChatBody, name: str):
         self.name = body.model or name
         self.include_usage = body.stream_options.include_usage
-        self.began = False
 
     def whole(self, request: Request, text: str) -> dict[str, Any]:
         """An answer."""
@@ -167,12 +168,13 @@ class ChatForm:
             "usage": self._usage(request)
         }
 
-    def pieces(self, request: Request, text: str, shown: str) -> list[dict[str, Any]]:
+    def pieces(
+        self, request: Request, text: str, shown: str, is_first: bool
+    ) -> list[dict[str, Any]]:
         """What a stream says of this state."""
         delta: dict[str, str] = {"content": text[len(shown) :]}
-        if not self.began:
+        if is_first:
             delta = {"role": "assistant"} | delta
-            self.began = True
         choice = {"index": 0, "delta": delta, "finish_reason": self._reason(request)}
         pieces = [self._frame(request, "chat.completion.chunk", [choice])]
         if request.outcome and self.include_usage:

@@ -98,14 +98,20 @@ class Answers:
         """Server-sent events. Closed when the client goes: that cancels the request."""
         shown = ""
         state = first
+        is_first = True
         async with aclosing(states):  # type: ignore[type-var]
             try:
                 while True:
+                    over = bool(state.outcome)
                     text = text_of(state, self.model.tokenizer, shown)
-                    for piece in form.pieces(state, text, shown):
-                        yield f"data: {json.dumps(piece)}\n\n"
-                    shown = text
-                    if state.outcome:
+                    pieces = form.pieces(state, text, shown, is_first)
+                    # One that ended meanwhile comes once more, as it is then.
+                    if over or not state.outcome:
+                        for piece in pieces:
+                            yield f"data: {json.dumps(piece)}\n\n"
+                        shown = text
+                        is_first = False
+                    if over:
                         _check(state)
                         break
                     state = await anext(states)

@@ -220,7 +220,6 @@ def test_a_client_that_goes_frees_its_pages(
     body = {"text": "a", "sampling_params": {"max_new_tokens": 400}, "stream": True}
     with stream("POST", f"{address}/generate", json=body) as response:
         next(response.iter_lines())
-        assert model.router.leases
     assert is_idle(model)
     with pytest.raises(httpx.ReadTimeout):
         post(f"{address}/generate", json=body | {"stream": False}, timeout=0.3)
