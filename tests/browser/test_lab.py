@@ -229,12 +229,14 @@ def test_workload_lab(gallery: Notebook):
 
 def test_fleet_lab(gallery: Notebook):
     widget = gallery.widget("FleetLab")
-    changed(widget, "cache aware: tokens of each worker")
+    widget.wait_for("of the prompts' tokens found")
+    picture = widget.at.locator("img").get_attribute("src")
     widget.control("policy").select_option("round robin")
-    changed(widget, "round robin: tokens of each worker")
-    widget.drag("workers", 0)
-    changed(widget, "worker 0")
     widget.wait_for("The busiest worker got 1.0 times its share")
+    widget.at.page.wait_for_function(
+        "([box, before]) => box.querySelector('img').src !== before",
+        arg=[widget.at.element_handle(), picture],
+    )
 
 
 def test_live_chat(gallery: Notebook):
