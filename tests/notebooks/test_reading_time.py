@@ -16,7 +16,6 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("[01][0-9]_*.ipynb"))
 # the 70 minutes that a first reader needed.
 WORDS_A_MINUTE, LINES_A_MINUTE = 130, 15
 EXERCISE = re.compile(r"^### Exercise .*?(\d+) minutes?$", re.MULTILINE)
-UNDER_REPAIR = ("06_executor",)  # says "with the exercises 2 hours"; leaves then
 
 
 def parts(notebook: NotebookNode) -> tuple[list[NotebookNode], list[NotebookNode]]:
@@ -72,8 +71,6 @@ def test_the_time_for_a_chapter_matches_its_length(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_the_time_for_the_exercises_is_the_sum_of_theirs(path: Path) -> None:
-    if path.stem in UNDER_REPAIR:
-        pytest.xfail("under repair")
     notebook = load(path)
     found = re.search(r"the exercises (\d+) more", notebook.cells[0].source)
     assert found is not None, "the first cell says: the exercises 45 more"
