@@ -172,6 +172,29 @@ def test_a_chapter_imports_nothing_of_what_it_builds(
     )
 
 
+@pytest.mark.parametrize("chapter", WRITTEN, ids=lambda c: c.file)
+def test_the_source_that_a_chapter_shows_is_the_librarys(chapter: Chapter) -> None:
+    library = "".join(p.read_text("utf-8") for p in (ROOT / "radix_lib").rglob("*.py"))
+    for shown in sources_shown(chapter):
+        assert shown in library, f"no longer so: refresh {chapter.file}\n{shown}"
+
+
+def sources_shown(chapter: Chapter) -> list[str]:
+    """What the outputs of `show_source` hold."""
+    outputs = [
+        output["data"].get("text/markdown", "")
+        for cell in nbformat.read(chapter.path, as_version=4).cells
+        if cell.cell_type == "code" and "show_source(" in cell.source
+        for output in cell.outputs
+        if "data" in output
+    ]
+    return [o.removeprefix("```python\n").removesuffix("```") for o in outputs if o]
+
+
+def test_the_sources_shown_are_found() -> None:
+    assert sum(len(sources_shown(chapter)) for chapter in WRITTEN) >= 5
+
+
 def imported_though_built(
     cells: list[tuple[list[str], str]], module: str, is_home: bool, defined: set[str]
 ) -> list[str]:
