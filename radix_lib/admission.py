@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from radix_lib.page_manager import OutOfPages
 from radix_lib.radix_tree import TOKEN_BYTES, RadixTree
 from radix_lib.request import Request
 from radix_lib.router import Router
@@ -77,15 +76,6 @@ class PageBudget:
             if request.lease
         )
 
-    def n_due(self, running: Iterable[Request]) -> int:
-        """How many pages those who decode need for the token that they have got."""
-        pages_for = self.router.page_manager.pages_for
-        return sum(
-            pages_for(request.n_tokens) - len(request.lease.page_table)
-            for request in running
-            if request.lease and request.is_decoding
-        )
-
     def fits_cold(self, request: Request, n_promised: int) -> bool:
         """Whether a request fits beside what is promised, with nothing of it cached."""
         return self.n_expected(request) + n_promised <= self.n_available
@@ -98,11 +88,7 @@ class PageBudget:
         the lock would be to count them twice.
         """
         n_pages = self.n_expected(request) + n_promised
-        try:
-            self.router._check_room(n_pages, request.key, request.namespace)
-        except OutOfPages:
-            return False
-        return True
+        return self.router.has_room(request.key, request.namespace, n_pages)
 
 
 def first_to_retract(request: Request) -> tuple[int, int, int, int]:

@@ -4,19 +4,22 @@ An order takes the waiting requests, sorted as they came, and gives them back in
 order in which a scheduler should try to admit them. It may look into the cache, once a
 request, and changes nothing there.
 
-Left out here: priorities and ageing, which hold for every order (`scheduler`).
+Above every order stand priorities, and a patience that nobody exceeds (`Queue`).
 Source: SGLang 0.5.9, `managers/schedule_policy.py`; hrrn is 0.5.23's.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 from zlib import crc32
 
 from radix_lib.radix_cache import RadixCache
-from radix_lib.radix_tree import TOKEN_BYTES
+from radix_lib.radix_tree import TOKEN_BYTES, whole_number
 from radix_lib.request import Request
 
 
@@ -87,3 +90,69 @@ ORDERS: dict[str, Callable[[Sequence[Request], RadixCache], list[Request]]] = {
     "hrrn": response_ratio,
     "random": by_lot,
 }
+
+
+class Queue:
+    """Those who wait. Kept as they came, and tried in an order that is chosen.
+
+    The more important go first, in each class by `order`, one of `ORDERS`. Whoever was
+    passed by `patience` that came later is next, whatever the order. Under lpm, more
+    than `lpm_fallback` requests are tried as they came (None: never).
+    """
+
+    def __init__(self, order: str, patience: int, lpm_fallback: int | None = None):
+        if order not in ORDERS:
+            raise ValueError(f"no order {order!r}: choose from {', '.join(ORDERS)}")
+        self.order = order
+        self.patience = whole_number(patience, "patience", least=1)
+        self.lpm_fallback: float = math.inf
+        if lpm_fallback is not None:
+            self.lpm_fallback = whole_number(lpm_fallback, "lpm_fallback")
+        self.requests: list[Request] = []  # as they came
+        self.priorities: set[int] = set()  # all that were ever seen
+        self.n_seen = 0  # requests
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    def __contains__(self, request: object) -> bool:
+        return request in self.requests
+
+    def add(self, request: Request) -> None:
+        """Put a request into its place: one that was here before comes back to it."""
+        self.priorities.add(request.priority)
+        self.n_seen = max(self.n_seen, request.number + 1)
+        insort(self.requests, request, key=attrgetter("number"))
+
+    def remove(self, request: Request) -> None:
+        """Take a request out."""
+        self.requests.remove(request)
+
+    def replace(self, requests: Iterable[Request]) -> None:
+        """Hold just these, given as they came."""
+        self.requests = list(requests)
+
+    def candidates(self, cache: RadixCache) -> Iterator[Request]:
+        """Those who wait, in the order in which to try them; who is admitted leaves.
+
+        One who was passed too often is tried first, and where it stays, alone.
+        """
+        while self.requests and self.n_passed(self.requests[0]) >= self.patience:
+            oldest = self.requests[0]
+            yield oldest
+            if self.requests and self.requests[0] is oldest:
+                return
+        many = self.order == "lpm" and len(self) > self.lpm_fallback
+        in_order = ORDERS["fcfs" if many else self.order]
+        ordered = in_order(self.requests, cache)
+        if len(self.priorities) > 1:
+            ordered.sort(key=lambda request: -request.priority)
+        yield from ordered
+
+    def n_passed(self, oldest: Request) -> int:
+        """How many requests that came after the oldest one have left the queue."""
+        n_later = self.n_seen - oldest.number - 1
+        return n_later - (len(self) - 1)

@@ -147,6 +147,21 @@ class Router(Guarded):
         n_pages = self._pages_for(lease.n_tokens, n_tokens)
         self._with_pages(lambda: self._grow(lease, n_pages))
 
+    def has_room(
+        self, tokens: Sequence[int] | bytes, namespace: Hashable, n_pages: int
+    ) -> bool:
+        """Whether `n_pages` could be had, if what is cached of `tokens` is among them.
+
+        What an admission would lock cannot be evicted for it. One look into the tree,
+        which counts as no use of it. Built in chapter 08.
+        """
+        key = pack_tokens(tokens)
+        try:
+            self._alone(lambda: self._check_room(n_pages, key, namespace))
+        except OutOfPages:
+            return False
+        return True
+
     def finish(self, lease: Lease) -> None:
         """End a request: what is computed stays in the tree, everything else is freed.
 

@@ -18,17 +18,22 @@ by estimate), `managers/schedule_batch.py` (retraction).
 
 from __future__ import annotations
 
-import math
-from bisect import insort
+import sys
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from itertools import count
-from operator import attrgetter
 from typing import Any
 
 from radix_lib.admission import Coming, NewTokenRatio, PageBudget, first_to_retract
-from radix_lib.orders import ORDERS
-from radix_lib.radix_tree import TOKEN_BYTES, unpack_tokens
+from radix_lib.guard import Guarded
+from radix_lib.orders import Queue
+from radix_lib.page_manager import OutOfPages
+from radix_lib.radix_tree import (
+    TOKEN_BYTES,
+    check_namespace,
+    unpack_tokens,
+    whole_number,
+)
 from radix_lib.request import Model, Request, Step
 from radix_lib.router import Lease
 
@@ -36,16 +41,15 @@ from radix_lib.router import Lease
 LOOKAHEAD = 128
 
 
-class Scheduler:
+class Scheduler(Guarded):
     """Serves requests over one model, several in each step.
 
     A step computes at most `token_budget` tokens, of at most `max_running` requests,
     and at most `chunk_tokens` of one: where these are None, the budget is the only
-    limit. `order` is one of `ORDERS`; a request that
-    `patience` later ones have passed is next, whatever the order. With `prefill_first`
-    answers wait while there are prompts to compute (SGLang's default). With
-    `share_in_batch` a request waits while a neighbour computes a prefix of its own.
-    Under lpm more than `lpm_fallback` waiting requests are served as they came.
+    limit. `order`, `patience` and `lpm_fallback` are the `Queue`'s, `ratio` says how
+    much is kept back for answers. With `prefill_first` answers wait while there are
+    prompts to compute (SGLang's default). With `share_in_batch` a request waits while a
+    neighbour computes a prefix of its own.
     """
 
     def __init__(
@@ -62,35 +66,28 @@ class Scheduler:
         lpm_fallback: int | None = None,
         ratio: NewTokenRatio | None = None,
     ):
-        if order not in ORDERS:
-            raise ValueError(f"no order {order!r}: choose from {', '.join(ORDERS)}")
-        self.max_running = token_budget if max_running is None else max_running
-        if not 1 <= self.max_running <= token_budget:
-            raise ValueError(
-                f"max_running={max_running}, token_budget={token_budget}: at least one "
-                "request runs, and in each step all that run may get a token"
-            )
-        self.chunk_tokens = token_budget if chunk_tokens is None else chunk_tokens
-        if self.chunk_tokens < 1 or patience < 1:
-            raise ValueError(
-                f"chunk_tokens={chunk_tokens}, patience={patience}: both are at least 1"
-            )
+        super().__init__()
         self.model = model
         self.router = model.router
-        self.token_budget = token_budget
-        self.order = order
-        self.patience = patience
+        self.token_budget = whole_number(token_budget, "token_budget", least=1)
+        self.max_running = self.chunk_tokens = self.token_budget
+        if max_running is not None:
+            self.max_running = whole_number(max_running, "max_running", least=1)
+        if chunk_tokens is not None:
+            self.chunk_tokens = whole_number(chunk_tokens, "chunk_tokens", least=1)
+        if self.max_running > self.token_budget:
+            raise ValueError(
+                f"max_running={max_running}, token_budget={token_budget}: in a step all "
+                "that run may get a token, so the budget is not the smaller one"
+            )
         self.prefill_first = prefill_first
         self.share_in_batch = share_in_batch
-        self.lpm_fallback = math.inf if lpm_fallback is None else lpm_fallback
         self.pages = PageBudget(model.router, ratio or NewTokenRatio())
         self.numbers = count()
         self.inbox: deque[Request] = deque()  # new, or cancelled, since the last step
         self.unfinished: dict[int, Request] = {}  # by number
-        self.waiting: list[Request] = []  # by number, too
+        self.waiting = Queue(order, patience, lpm_fallback)
         self.running: dict[Request, None] = {}  # a set, in order of admission
-        self.priorities: set[int] = set()  # all that were ever heard of
-        self.n_heard = 0  # requests, up to now
         self.n_prefilled = 0  # tokens
         self.n_steps = 0
 
@@ -107,12 +104,18 @@ class Scheduler:
     ) -> Request:
         """Put a request into the queue; `sampling` as the model's `sampler` takes it.
 
-        Raises ValueError for one that could never be served.
+        Any thread may call it. Raises ValueError for one that could never be served.
         """
         key = self.router.checked_key(self.model.encode(prompt))
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is at least 1, not {max_new_tokens}")
-        self.router._pages_for(len(key) // TOKEN_BYTES, max_new_tokens)
+        n_prompt = len(key) // TOKEN_BYTES
+        max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", least=1)
+        if n_prompt < 1 or n_prompt + max_new_tokens > self.router.max_tokens:
+            raise ValueError(
+                f"a prompt of {n_prompt} tokens, max_new_tokens={max_new_tokens}: there "
+                f"is at least one token, and room for {self.router.max_tokens} in all"
+            )
+        check_namespace(namespace)
+        priority = whole_number(priority, "priority", least=-sys.maxsize)
         sampler = self.model.sampler(**sampling)
         number = next(self.numbers)
         request = Request(
@@ -146,7 +149,13 @@ class Scheduler:
     # ── One step ──────────────────────────────────────────────────────────────────────
 
     def step(self) -> Step:
-        """Let each running request, and those admitted now, catch up by some tokens."""
+        """Let each running request, and those admitted now, catch up by some tokens.
+
+        One at a time: another thread waits until it is over.
+        """
+        return self._alone(self._step)
+
+    def _step(self) -> Step:
         leases_before = self.router.leases.copy()
         try:
             usage, now = self.router.usage(), self.model.clock()
@@ -170,9 +179,7 @@ class Scheduler:
                 step.cancelled.append(request)
             elif not request.outcome and request.number not in self.unfinished:
                 self.unfinished[request.number] = request
-                self.priorities.add(request.priority)
-                insort(self.waiting, request, key=attrgetter("number"))
-                self.n_heard = request.number + 1
+                self.waiting.add(request)
             self.inbox.popleft()
 
     def _plan(self, step: Step) -> None:
@@ -189,10 +196,16 @@ class Scheduler:
 
     def _decode(self, step: Step) -> None:
         """One token for all who lag by one; where pages run out, some are retracted."""
-        self._make_room(step)
+        for request in list(self.running):
+            while self._lacks_a_page(request):
+                self._grow_or_retract(request, step)
+        if step.retracted:
+            self.pages.ratio.rise(self.running)
+        else:
+            self.pages.ratio.fall()
         for request in self.running:
             if request.is_decoding:
-                self._catch_up(request)
+                self._pass_on(request)
                 step.decoded.append(request)
                 step.budget -= 1
 
@@ -208,27 +221,31 @@ class Scheduler:
             step.prefilled[request] = n_tokens
             step.budget -= n_tokens
 
-    def _catch_up(self, request: Request) -> None:
-        """Tell the lease of the token that the answer has got, and find room for it."""
+    def _pass_on(self, request: Request) -> None:
+        """Tell the lease of the token that the answer has got."""
         lease = request.lease
         assert lease is not None
         if lease.n_tokens < request.n_tokens:
-            if len(lease.page_table) * self.router.page_size < request.n_tokens:
-                self.router.grow(lease)
             lease.append(*unpack_tokens(request.key[len(lease.key) :]))
 
-    # ── Pages: a reserve, and retraction where it was too small ───────────────────────
+    # ── Pages: where they run out, somebody goes back ─────────────────────────────────
 
-    def _make_room(self, step: Step) -> None:
-        """Retract requests until all others can have the pages that they need now."""
-        while self.pages.n_due(self.running) > self.pages.n_available:
+    def _lacks_a_page(self, request: Request) -> bool:
+        """Whether the token that a request is to compute has no place in its pages."""
+        if request.lease is None or not request.is_decoding:
+            return False
+        room = len(request.lease.page_table) * self.router.page_size
+        return room < request.n_tokens
+
+    def _grow_or_retract(self, request: Request, step: Step) -> None:
+        """Give a request one page more; if there is none, retract somebody, or it."""
+        assert request.lease is not None
+        try:
+            self.router.grow(request.lease)
+        except OutOfPages:
             victim = min(self.running, key=first_to_retract)
             self._retract(victim)
             step.retracted.append(victim)
-        if step.retracted:
-            self.pages.ratio.rise(self.running)
-        else:
-            self.pages.ratio.fall()
 
     def _retract(self, request: Request) -> None:
         """Send a running request back to its place in the queue.
@@ -241,7 +258,7 @@ class Scheduler:
         request.lease = None
         request.n_retractions += 1
         del self.running[request]
-        insort(self.waiting, request, key=attrgetter("number"))
+        self.waiting.add(request)
 
     # ── Admission ─────────────────────────────────────────────────────────────────────
 
@@ -251,7 +268,7 @@ class Scheduler:
             return
         n_promised = self.pages.n_promised(self.running)
         coming = Coming(self.running, self.router.page_size)
-        for request in self._candidates():
+        for request in self.waiting.candidates(self.router.cache):
             n_passed_over = len(step.refused) + len(step.shared)
             if not self._has_place(step) or n_passed_over >= LOOKAHEAD:
                 break
@@ -259,37 +276,14 @@ class Scheduler:
                 break
             if self.share_in_batch and coming.has_part_of(request):
                 step.shared.append(request)
-            elif not self._fits(request, n_promised, step):
-                step.refused.append(request)
-            else:
-                self._start(request, step)
+            elif self._fits(request, n_promised, step) and self._start(request, step):
                 n_promised += self.pages.n_promised([request])
                 coming.add(request)
+            else:
+                step.refused.append(request)
 
     def _has_place(self, step: Step) -> bool:
         return step.budget > 0 and len(self.running) < self.max_running
-
-    def _candidates(self) -> Iterator[Request]:
-        """Those who wait, in the order in which to try them.
-
-        Whoever was passed `patience` times is next, and nobody passes it any more.
-        """
-        while self.waiting and self._n_passed(self.waiting[0]) >= self.patience:
-            oldest = self.waiting[0]
-            yield oldest
-            if oldest.lease is None:
-                return
-        many = self.order == "lpm" and len(self.waiting) > self.lpm_fallback
-        in_order = ORDERS["fcfs" if many else self.order]
-        ordered = in_order(self.waiting, self.router.cache)
-        if len(self.priorities) > 1:
-            ordered.sort(key=lambda request: -request.priority)
-        yield from ordered
-
-    def _n_passed(self, oldest: Request) -> int:
-        """How many requests that came after the oldest one have left the queue."""
-        n_later = self.n_heard - oldest.number - 1
-        return n_later - (len(self.waiting) - 1)
 
     def _fits(self, request: Request, n_promised: int, step: Step) -> bool:
         """Whether there is room for a request, besides what the others are to get.
@@ -301,9 +295,15 @@ class Scheduler:
             return True
         return not step.refused and self.pages.fits(request, n_promised)
 
-    def _start(self, request: Request, step: Step) -> None:
-        """Admit a request: what is cached of it is locked, and it gets its pages."""
-        lease = self.router.admit(request.key, request.namespace)
+    def _start(self, request: Request, step: Step) -> bool:
+        """Admit a request: what is cached of it is locked, and it gets its pages.
+
+        False if that fails: another thread may have taken pages since it was to fit.
+        """
+        try:
+            lease = self.router.admit(request.key, request.namespace)
+        except OutOfPages:
+            return False
         if not (request.n_retractions or request.n_output):  # for the first time
             request.admitted_at = step.began_at
             request.n_cached = lease.n_cached
@@ -312,6 +312,7 @@ class Scheduler:
         self.running[request] = None
         step.admitted.append(request)
         self._take_chunk(request, step)
+        return True
 
     # ── The forward, and what comes of it ─────────────────────────────────────────────
 
@@ -384,7 +385,7 @@ class Scheduler:
         for request in list(self.unfinished.values()):
             self._settle(request)
         everyone = [self.unfinished[number] for number in sorted(self.unfinished)]
-        self.waiting = [request for request in everyone if not request.lease]
+        self.waiting.replace(request for request in everyone if not request.lease)
         self.running = {request: None for request in everyone if request.lease}
 
     def _settle(self, request: Request) -> None:

@@ -6,7 +6,7 @@ import gc
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,12 @@ def queue_of(*prompts: list[int], cached: Sequence[list[int]] = ()) -> Scheduler
     return second
 
 
-def numbers(waiting: Sequence[Request]) -> list[int]:
+def numbers(waiting: Iterable[Request]) -> list[int]:
     return [request.number for request in waiting]
 
 
 def in_order(name: str, queue: Scheduler) -> list[int]:
-    return numbers(ORDERS[name](queue.waiting, queue.router.cache))
+    return numbers(ORDERS[name](queue.waiting.requests, queue.router.cache))
 
 
 # ── By hand ───────────────────────────────────────────────────────────────────────────
@@ -104,7 +104,7 @@ def test_a_lot_is_the_same_each_time_and_not_the_order_of_arrival():
 def test_an_order_changes_nothing(name: str):
     queue = queue_of(*HALF_CACHED, cached=CACHED)
     before = snapshot(queue.router), numbers(queue.waiting)
-    ORDERS[name](queue.waiting, queue.router.cache)
+    ORDERS[name](queue.waiting.requests, queue.router.cache)
     assert (snapshot(queue.router), numbers(queue.waiting)) == before
 
 
@@ -121,7 +121,7 @@ def test_longest_prefix_falls_back_to_first_come_above_a_number_if_asked():
     for fallback, first in [(None, 1), (2, 1), (1, 0)]:
         queue = Scheduler(model, order="lpm", lpm_fallback=fallback, max_running=1)
         queue.submit([*A, *B, 99], 1).wait()
-        n_before = queue.n_heard
+        n_before = queue.waiting.n_seen
         for tokens in (D, A + B):
             queue.submit([*tokens, 98], 1)
         (admitted,) = queue.step().admitted

@@ -476,8 +476,11 @@ def test_requests_may_come_from_another_thread():
         (([50_000],), {}, "50000 is not below"),
         ((prompt(3), 0), {}, "max_new_tokens"),
         ((prompt(3), -4), {}, "max_new_tokens"),
-        ((prompt(30), 3), {}, "at most 32 in all"),
-        ((prompt(33),), {}, "at most 32 in all"),
+        ((prompt(3), 2.5), {}, "max_new_tokens is a whole number"),
+        ((prompt(30), 3), {}, "room for 32 in all"),
+        ((prompt(33), 1), {}, "room for 32 in all"),
+        ((prompt(3), 4), {"namespace": [1]}, "a namespace is"),
+        ((prompt(3), 4), {"priority": "high"}, "priority is a whole number"),
         ((prompt(3), 4), {"stop": [50_000]}, "50000 is not below"),
     ],
 )
@@ -496,11 +499,13 @@ def test_a_request_that_could_never_be_served_is_refused(
     ("settings", "says"),
     [
         ({"order": "lifo"}, "no order 'lifo': choose from fcfs, lpm"),
-        ({"token_budget": 0}, "token_budget=0"),
-        ({"max_running": 0}, "max_running=0"),
+        ({"token_budget": 0}, "token_budget is a whole number from 1, not 0"),
+        ({"token_budget": 2.5}, "token_budget is a whole number from 1, not 2.5"),
+        ({"max_running": 0}, "max_running is a whole number from 1, not 0"),
         ({"token_budget": 4, "max_running": 5}, "max_running=5, token_budget=4"),
-        ({"chunk_tokens": 0}, "chunk_tokens=0"),
-        ({"patience": 0}, "patience=0"),
+        ({"chunk_tokens": 0}, "chunk_tokens is a whole number from 1, not 0"),
+        ({"patience": 0}, "patience is a whole number from 1, not 0"),
+        ({"lpm_fallback": -1}, "lpm_fallback is a whole number from 0, not -1"),
     ],
 )
 def test_bad_settings_are_refused_by_name(settings: dict[str, Any], says: str):

@@ -28,7 +28,9 @@ class Visitor:
     """
 
     def __init__(self, drawn: Drawn):
-        n_pages = 3 * -(-(len(VISIT) + 3) // drawn.page_size)
+        n_own = -(-(len(VISIT) + 3) // drawn.page_size)
+        n_shared = len(VISIT) // drawn.page_size
+        n_pages = 3 * n_own - 2 * n_shared
         self.drawn = drawn._replace(n_pages=drawn.n_pages + n_pages)
         self.leases: list[Lease] = []
         self.said: list[tuple[list[int], torch.Tensor]] = []

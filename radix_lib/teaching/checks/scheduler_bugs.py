@@ -6,8 +6,9 @@ what the bug does, and the most that a mended scheduler may show there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from radix_lib.admission import NewTokenRatio
 from radix_lib.page_manager import OutOfPages
@@ -30,8 +31,9 @@ def _prompt(number: int, n_tokens: int) -> list[int]:
 class NeverAges(Scheduler):
     """Longest prefix first, however often somebody is passed."""
 
-    def _n_passed(self, oldest: Request) -> int:
-        return 0
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        self.waiting.patience = sys.maxsize
 
 
 def times_passed(scheduler_type: SchedulerType) -> float:
@@ -97,11 +99,12 @@ class AdmitsChunks(Scheduler):
         n_tokens = min(request.n_tokens, self.chunk_tokens)
         return self.router.page_manager.pages_for(n_tokens) <= self.pages.n_available
 
-    def _start(self, request: Request, step: Step) -> None:
+    def _start(self, request: Request, step: Step) -> bool:
         whole = request.key
         request.key = whole[: self.chunk_tokens * TOKEN_BYTES]
-        super()._start(request, step)
+        started = super()._start(request, step)
         request.key = whole
+        return started
 
     def _prefill(self, step: Step) -> None:
         for request in list(self.running):
@@ -141,9 +144,9 @@ def tokens_computed_again(scheduler_type: SchedulerType) -> float:
 class ComesBackAtOnce(Scheduler):
     """A retraction teaches nothing: the reserve stays what it was."""
 
-    def _make_room(self, step: Step) -> None:
+    def _decode(self, step: Step) -> None:
         value = self.pages.ratio.value
-        super()._make_room(step)
+        super()._decode(step)
         self.pages.ratio.value = value
 
 

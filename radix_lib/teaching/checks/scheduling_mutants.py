@@ -37,11 +37,11 @@ class KeepsTheUncomputed(Scheduler):
 class SkipsOneToken(Scheduler):
     """After a retraction the first chunk starts one token too late."""
 
-    def _start(self, request: Request, step: Step) -> None:
-        super()._start(request, step)
-        if request.n_retractions and request.n_pending > 1:
-            assert request.lease is not None
+    def _start(self, request: Request, step: Step) -> bool:
+        started = super()._start(request, step)
+        if request.lease and request.n_retractions and request.n_pending > 1:
             request.lease.advance(1)
+        return started
 
 
 class CountsTheLastToken(Scheduler):
