@@ -35,7 +35,6 @@ from radix_lib.radix_tree import (
     whole_number,
 )
 from radix_lib.request import Model, Request, Step
-from radix_lib.router import Lease
 
 #: How many of those who cannot be admitted a step looks at, at most.
 LOOKAHEAD = 128
@@ -156,7 +155,6 @@ class Scheduler(Guarded):
         return self._alone(self._step)
 
     def _step(self) -> Step:
-        leases_before = self.router.leases.copy()
         try:
             usage, now = self.router.usage(), self.model.clock()
             step = Step(self.n_steps, self.token_budget, usage, now)
@@ -166,7 +164,7 @@ class Scheduler(Guarded):
             step.usage = self.router.usage()
             self.n_steps += 1
         except BaseException:
-            self._recover(leases_before)
+            self._recover()
             raise
         return step
 
@@ -376,12 +374,13 @@ class Scheduler(Guarded):
             self.waiting.remove(request)
         self.unfinished.pop(request.number, None)
 
-    def _recover(self, leases_before: dict[Lease, None]) -> None:
+    def _recover(self) -> None:
         """After an interrupt, work out anew all that follows from what is true."""
         held = {request.lease for request in self.unfinished.values()}
+        keys = {id(request.key) for request in self.unfinished.values()}
         for lease in list(self.router.leases):
-            if lease not in held and lease not in leases_before:
-                self.router.cancel(lease)
+            if id(lease.key) in keys and lease not in held:
+                self.router.cancel(lease)  # it was on its way to its request
         for request in list(self.unfinished.values()):
             self._settle(request)
         everyone = [self.unfinished[number] for number in sorted(self.unfinished)]

@@ -442,6 +442,53 @@ def test_a_progress_callback_sees_every_step_and_may_submit_and_cancel():
     assert [request.state for request in requests] == ["finished", "cancelled"]
 
 
+def test_threads_that_wait_for_their_own_request_take_turns():
+    scheduler = scheduler_of(token_budget=8)
+    requests = [scheduler.submit(prompt(5, 10 * i), 20) for i in range(6)]
+    threads = [threading.Thread(target=request.wait) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [request.n_output for request in requests] == [20] * 6
+    check_idle(scheduler.router)
+
+
+def test_a_step_in_the_middle_of_a_step_is_refused():
+    scheduler = scheduler_of()
+    inner, outer = (scheduler.submit(prompt(3, 10 * i), 1) for i in range(2))
+
+    class Impatient:
+        ends = ()
+
+        def choose(self, row: Any, place: int) -> int:
+            return inner.wait()[0]
+
+    outer.sampler = Impatient()
+    scheduler.run()
+    assert (inner.state, outer.state) == ("finished", "finished")
+    inner = scheduler.submit(prompt(3), 2)
+    outer = scheduler.submit(prompt(3, 10), 1)
+    outer.sampler = Impatient()
+    scheduler.run()
+    assert (inner.state, outer.state) == ("finished", "failed")
+    assert "in the middle of another" in str(outer.error)
+
+
+def test_one_that_another_thread_was_quicker_than_waits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    scheduler = scheduler_of(n_pages=8)
+    lease = scheduler.router.admit(prompt(10))
+    request = scheduler.submit(prompt(8, 100), 2)
+    monkeypatch.setattr(scheduler.pages, "fits_cold", lambda *_: True)
+    assert told(scheduler.step()) == {"refused": [0]}
+    assert request.state == "waiting"
+    check_scheduler(scheduler)
+    scheduler.router.cancel(lease)
+    assert len(request.wait()) == 2
+
+
 def test_requests_may_come_from_another_thread():
     scheduler = scheduler_of(token_budget=8)
     requests: list[Request] = []
