@@ -378,7 +378,10 @@ class RadixAttentionModel(Guarded):
         self.router.flush()
 
     def stats(self) -> Stats:
-        """Totals since the model was made, and where the pages are now."""
+        """Totals since the model was made, and where the pages are now.
+
+        Requests of a scheduler are not among them: each tells of itself.
+        """
         with self._lock:
             return Stats(
                 self._requests,

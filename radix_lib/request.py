@@ -54,7 +54,10 @@ class Model(Protocol):
 
 
 class RequestFailed(RuntimeError):
-    """The model raised an error in a step of this request, or there is no answer."""
+    """Somebody waits for the answer of a request that was cancelled or has failed.
+
+    If an error in the model or the sampler was the reason, it is the `__cause__`.
+    """
 
 
 class Request:

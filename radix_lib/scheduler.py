@@ -110,8 +110,8 @@ class Scheduler(Guarded):
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", least=1)
         if n_prompt < 1 or n_prompt + max_new_tokens > self.router.max_tokens:
             raise ValueError(
-                f"a prompt of {n_prompt} tokens, max_new_tokens={max_new_tokens}: there "
-                f"is at least one token, and room for {self.router.max_tokens} in all"
+                f"a prompt of {n_prompt} tokens, max_new_tokens={max_new_tokens}: at "
+                f"least one token is due, and at most {self.router.max_tokens} in all"
             )
         check_namespace(namespace)
         priority = whole_number(priority, "priority", least=-sys.maxsize)

@@ -517,15 +517,15 @@ def test_requests_may_come_from_another_thread():
 @pytest.mark.parametrize(
     ("arguments", "options", "says"),
     [
-        (([],), {}, "at least one token"),
+        (([],), {}, "at least one token is due"),
         (([1, -1],), {}, "-1"),
         (([1, 2.5],), {}, "2.5"),
         (([50_000],), {}, "50000 is not below"),
         ((prompt(3), 0), {}, "max_new_tokens"),
         ((prompt(3), -4), {}, "max_new_tokens"),
         ((prompt(3), 2.5), {}, "max_new_tokens is a whole number"),
-        ((prompt(30), 3), {}, "room for 32 in all"),
-        ((prompt(33), 1), {}, "room for 32 in all"),
+        ((prompt(30), 3), {}, "at most 32 in all"),
+        ((prompt(33), 1), {}, "at most 32 in all"),
         ((prompt(3), 4), {"namespace": [1]}, "a namespace is"),
         ((prompt(3), 4), {"priority": "high"}, "priority is a whole number"),
         ((prompt(3), 4), {"stop": [50_000]}, "50000 is not below"),
