@@ -233,7 +233,8 @@ class RadixAttentionModel(Guarded):
         for lease, n in zip(leases, n_tokens, strict=True):
             self.router.check_live(lease)
             pending = lease.pending
-            if not 1 <= n <= len(pending):
+            n = whole_number(n, "n_tokens", least=1)
+            if n > len(pending):
                 raise ValueError(
                     f"{n} tokens cannot be computed: {len(pending)} are missing"
                 )

@@ -129,6 +129,7 @@ class Router(Guarded):
         the caller has to copy that page, `page_table[n_shared]` of the lease, to the
         same place of the fork. Raises ValueError or OutOfPages as `admit` does.
         """
+        self.check_live(lease)
         n_pages = self._pages_for(lease.n_tokens, max_new_tokens)
         fork = Lease(self, lease.key, lease.namespace)
         try:
@@ -144,6 +145,7 @@ class Router(Guarded):
         Raises ValueError past the most that a request may have, and OutOfPages where it
         would have to wait; either way nothing has changed. Built in chapter 08.
         """
+        self.check_live(lease)
         n_pages = self._pages_for(lease.n_tokens, n_tokens)
         self._with_pages(lambda: self._grow(lease, n_pages))
 
@@ -221,7 +223,9 @@ class Router(Guarded):
         return key
 
     def check_live(self, lease: Lease) -> None:
-        """Raise ValueError if the lease has ended, or is another router's."""
+        """Raise ValueError if the lease has ended, is another router's, or is none."""
+        if not isinstance(lease, Lease):
+            raise ValueError(f"a lease is what admit and fork return, not {lease!r}")
         if lease not in self.leases:
             raise ValueError(
                 "this lease is not live here: it was finished or cancelled before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,23 @@ BAD: list[tuple[Callable[[RadixAttentionModel], Any], str]] = [
     (lambda model: model.generate([1], stop=["a"]), "not 'a'"),
     (lambda model: model.generate([1], stop=None), "not None"),
     (lambda model: model.prefill([1], max_new_tokens=-1), "-1"),
+    (lambda model: model.prefill([1], max_new_tokens=2**80), str(2**80)),
+    (lambda model: model.prefill([1], namespace=[1]), r"not \[1\]"),
+    (lambda model: model.generate([1], namespace=True), "not True"),
+    (lambda model: model.generate([1], namespace=float("nan")), "not nan"),
+    (lambda model: model.sample([1], 2, namespace={}), "not {}"),
+    (lambda model: model.generate(torch.tensor([[1]])), r"not \[1\]"),
+    (lambda model: model.generate(torch.tensor([1.5])), "not 1.5"),
+    (lambda model: model.generate(np.array([np.nan])), "not nan"),
+    (lambda model: model.generate([2**80]), str(2**80)),
+    (lambda model: model.fork(None), "not None"),
+    (lambda model: model.fork([]), r"not \[\]"),
+    (lambda model: model.decode_step([None], [1]), "not None"),
+    (lambda model: model.decode_step([1], [1]), "not 1"),
+    (lambda model: model.decode_step([[]], [1]), r"not \[\]"),
+    (lambda model: model.step([None], [1]), "not None"),
+    (lambda model: model.step([[]], [1]), r"not \[\]"),
+    (lambda model: model.step([], []), "at least one"),
 ]
 
 
@@ -95,6 +113,18 @@ def test_a_request_that_has_to_wait_is_told_so(cached: Models) -> None:
     assert state(model)[1:4] == before[1:4]
     model.router.finish(lease)
     assert len(model.generate(some_tokens(13, seed=1), 3).tokens) == 3
+
+
+@pytest.mark.parametrize("n", [0, -1, 4, 2**80, 1.5, float("nan"), "a", None, [1]])
+def test_a_bad_number_of_tokens_for_a_step_is_refused_and_nothing_changes(
+    cached: Models, n: Any
+) -> None:
+    model = cached()
+    leases = [model.router.admit(some_tokens(3, seed)) for seed in range(2)]
+    before = state(model)
+    with pytest.raises(ValueError, match=re.escape(repr(n))):
+        model.step(leases, [1, n])
+    assert state(model) == before
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_without_all_logits_the_last_of_each_come(cached: Models) -> None:
 @pytest.mark.parametrize(
     ("counts", "says"),
     [
-        ([5, 0], "0 tokens cannot be computed: 8 are missing"),
+        ([5, 0], "n_tokens is a whole number from 1, not 0"),
         ([5, 9], "9 tokens cannot be computed: 8 are missing"),
-        ([-1, 8], "-1 tokens cannot be computed: 5 are missing"),
+        ([-1, 8], "n_tokens is a whole number from 1, not -1"),
         ([5], "shorter"),
         ([5, 8, 1], "longer"),
     ],
