@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, TypeVar
 
 W = TypeVar("W")
@@ -26,32 +28,79 @@ class CtrlC:
         self.at = at
         self.files = files
         self.seen = 0
+        self.before: dict[FrameType, str] = {}  # the last instruction of each frame
 
     def place(self) -> None:
         """A place where it may come."""
         self.seen += 1
         if self.seen == self.at:
-            sys.settrace(None)
             raise KeyboardInterrupt
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename not in self.files:
-            return None
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        names = opcode_names(frame.f_code)
-        before = ""
-
-        def trace(frame: FrameType, event: str, argument: Any) -> Any:
-            nonlocal before
-            if event == "opcode":
-                last, before = before, names[frame.f_lasti]
-                called = last.startswith("CALL") and "RETURN" not in before
-                if called or "JUMP_BACKWARD" in last:
-                    self.place()
-            return trace
-
+    def enter(self, frame: FrameType) -> None:
+        """A function starts, or a generator goes on."""
+        self.before[frame] = ""
         self.place()
+
+    def instruction(self, frame: FrameType, offset: int) -> None:
+        """A function is about to run the instruction at `offset`."""
+        last = self.before.get(frame, "")
+        self.before[frame] = name = opcode_names(frame.f_code)[offset]
+        called = last.startswith("CALL") and "RETURN" not in name
+        if called or "JUMP_BACKWARD" in last:
+            self.place()
+
+
+@contextmanager
+def traced(ctrl_c: CtrlC) -> Iterator[None]:
+    """Tell it of each start and instruction in this thread, with `sys.settrace`."""
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "call":
+            if frame.f_code.co_filename not in ctrl_c.files:
+                return None
+            frame.f_trace_lines = False
+            frame.f_trace_opcodes = True
+            ctrl_c.enter(frame)
+        elif event == "opcode":
+            ctrl_c.instruction(frame, frame.f_lasti)
         return trace
+
+    outer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(outer)
+
+
+@contextmanager
+def monitored(ctrl_c: CtrlC) -> Iterator[None]:
+    """As `traced`, from Python 3.12 on, where a trace misses most instructions."""
+    monitoring = sys.monitoring
+    events = monitoring.events
+    tool = monitoring.DEBUGGER_ID
+    codes = [code for file in ctrl_c.files if file for code in codes_of(file)]
+
+    def start(code: CodeType, offset: int) -> None:
+        ctrl_c.enter(sys._getframe(1))
+
+    def instruction(code: CodeType, offset: int) -> None:
+        ctrl_c.instruction(sys._getframe(1), offset)
+
+    def watch(what: int) -> None:
+        for code in codes:
+            monitoring.set_local_events(tool, code, what)
+
+    monitoring.use_tool_id(tool, "Ctrl-C")
+    try:
+        for event in (events.PY_START, events.PY_RESUME):
+            monitoring.register_callback(tool, event, start)
+        monitoring.register_callback(tool, events.INSTRUCTION, instruction)
+        watch(events.PY_START | events.PY_RESUME | events.INSTRUCTION)
+        yield
+    finally:
+        watch(0)
+        monitoring.free_tool_id(tool)
 
 
 @functools.cache
@@ -63,18 +112,30 @@ def opcode_names(code: CodeType) -> dict[int, str]:
     }
 
 
+@functools.cache
+def codes_of(file: str) -> set[CodeType]:
+    """The code of every function in a file that was imported."""
+    functions = [x for x in gc.get_objects() if isinstance(x, FunctionType)]
+    waiting = [f.__code__ for f in functions if f.__code__.co_filename == file]
+    codes: set[CodeType] = set()
+    while waiting:
+        code = waiting.pop()
+        codes.add(code)
+        # Those inside it, too: comprehensions, lambdas.
+        waiting += [part for part in code.co_consts if isinstance(part, CodeType)]
+    return codes
+
+
 def interrupted(
     call: Callable[[], Any], at: int, files: Collection[str | None]
 ) -> bool:
     """Make a call with Ctrl-C at place number `at`; whether it came to it."""
-    outer = sys.gettrace()
+    watched = monitored if sys.version_info >= (3, 12) else traced
     try:
-        sys.settrace(CtrlC(at, files))
-        call()
+        with watched(CtrlC(at, files)):
+            call()
     except KeyboardInterrupt:
         return True
-    finally:
-        sys.settrace(outer)
     return False
 
 
@@ -82,8 +143,6 @@ def interrupted_everywhere(
     start: Callable[[], W], call: Callable[[W], Any], files: Collection[str | None]
 ) -> Iterator[W]:
     """What `start` makes, after `call` on it was interrupted, at each place in turn."""
-    # From Python 3.12 on, a function shows its places from its second traced call on.
-    interrupted(partial(call, start()), 0, files)
     at = 0
     while True:
         at += 1
