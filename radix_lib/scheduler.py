@@ -38,7 +38,6 @@ from radix_lib.request import Model, Request, Step
 
 #: How many of those who cannot be admitted a step looks at, at most.
 LOOKAHEAD = 128
-LEAST_PRIORITY = -(2**31)
 
 
 class Scheduler(Guarded):
