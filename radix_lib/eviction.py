@@ -40,7 +40,7 @@ class EvictionHeap:
     """
 
     def __init__(self, policy: str):
-        if policy not in tuple(POLICIES):
+        if policy not in tuple(POLICIES):  # it may be unhashable
             raise ValueError(
                 f"no eviction policy {policy!r}: choose from {', '.join(POLICIES)}"
             )

@@ -101,7 +101,7 @@ class Queue:
     """
 
     def __init__(self, order: str, patience: int, lpm_fallback: int | None = None):
-        if order not in tuple(ORDERS):
+        if order not in tuple(ORDERS):  # it may be unhashable
             raise ValueError(f"no order {order!r}: choose from {', '.join(ORDERS)}")
         self.order = order
         self.patience = whole_number(patience, "patience", least=1)
