@@ -12,7 +12,6 @@ training.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from radix_lib.exact_attention import attention
 from radix_lib.executor import attention_over_pages
-from radix_lib.invariant_rows import in_any_batch, telling_numbers
+from radix_lib.invariant_rows import Function, in_any_batch, telling_numbers
 from radix_lib.packed_weights import can_pack, linear_packed
 from radix_lib.shared_tiles import attention_over_shared_tiles
 
@@ -38,7 +37,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight = weight.contiguous()
     ways = _PACKED_OR_NOT if can_pack(weight) else _NOT_PACKED
     rows = input.reshape(1, -1, input.shape[-1])
-    output = in_any_batch(ways, rows, weight).view(*input.shape[:-1], len(weight))
+    output = in_any_batch(ways, rows, weight)
+    output = output.view(*input.shape[:-1], output.shape[-1])
     return output if bias is None else output + bias
 
 
@@ -68,32 +68,35 @@ def number_by_number(
     so computed: bfloat16 would hide the difference in most numbers, and not in all.
     """
     if not input.is_floating_point():
-        return function(input, *others, **options)
+        output: Tensor = function(input, *others, **options)
+        return output
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
-    given = Given(function, others, tuple(options.items()))
+    given = _given(function, others, tuple(options.items()))
     if not _is_telling(given, wide.dtype, wide.device):
         return given(wide, None).to(input.dtype)
     numbers = wide.flatten()
-    rows = F.pad(numbers, (0, -len(numbers) % NUMBERS)).view(1, -1, NUMBERS)
-    output = in_any_batch((given,), rows).flatten()[: len(numbers)]
-    return output.view_as(input).to(input.dtype)
-
-
-@dataclass(frozen=True)
-class Given:
-    """A function of torch with what it is given besides its input, as `Function`."""
-
-    function: Callable[..., Tensor]
-    others: tuple[Any, ...]
-    options: tuple[tuple[str, Any], ...]
-
-    def __call__(self, left: Tensor, right: Any) -> Tensor:
-        """The function of `left`; there is nothing on its right."""
-        return self.function(left, *self.others, **dict(self.options))
+    missing = -len(numbers) % NUMBERS
+    rows = F.pad(numbers, (0, missing)) if missing else numbers
+    output = in_any_batch((given,), rows.view(1, -1, NUMBERS)).flatten()
+    return output[: len(numbers)].view_as(input).to(input.dtype)
 
 
 @cache
-def _is_telling(function: Given, dtype: torch.dtype, device: torch.device) -> bool:
+def _given(
+    function: Callable[..., Tensor],
+    others: tuple[Any, ...],
+    options: tuple[tuple[str, Any], ...],
+) -> Function:
+    """A function of torch with what it is given besides its input."""
+
+    def of_rows(left: Tensor, right: Any) -> Tensor:
+        return function(left, *others, **dict(options))
+
+    return of_rows
+
+
+@cache
+def _is_telling(function: Function, dtype: torch.dtype, device: torch.device) -> bool:
     return bool(telling_numbers(function, dtype, device)[1].any())
 
 

@@ -44,7 +44,9 @@ def attention(
         )
     n_batch, n_heads, n_queries, _ = query.shape
     kv_heads, n_keys = key.shape[1:3]
-    queries = by_kv_head(query, kv_heads, scale)
+    group = n_heads // kv_heads
+    scaled = scaled_query(query, scale)
+    queries = scaled.reshape(n_batch * kv_heads, group, n_queries, -1).transpose(1, 2)
     keys, values = (_in_tiles(x.to(queries.dtype)) for x in (key, value))
     bias = None
     if attn_mask is not None:
@@ -68,17 +70,10 @@ def attention(
     return attended.reshape(n_batch, n_heads, n_queries, -1).to(query.dtype)
 
 
-def by_kv_head(query: Tensor, kv_heads: int, scale: float | None) -> Tensor:
-    """Scaled queries, [batch × kv_heads, queries, heads that share one, head_dim].
-
-    They are float32 at least, since all sums of attention are kept in it.
-    """
-    _, n_heads, n_queries, head_dim = query.shape
+def scaled_query(query: Tensor, scale: float | None) -> Tensor:
+    """The queries, scaled, in float32 at least: all sums are kept in it."""
     wide = query.to(torch.promote_types(query.dtype, torch.float32))
-    scaled = wide * (head_dim**-0.5 if scale is None else scale)
-    group = n_heads // kv_heads
-    by_head = scaled.reshape(-1, group, n_queries, head_dim)
-    return by_head.transpose(1, 2).contiguous()
+    return wide * (query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def _in_tiles(x: Tensor) -> Tensor:
@@ -135,34 +130,22 @@ def _weighted(scores: Tensor, values: Tensor) -> Tensor:
     """Values weighted by the softmax of all tiles' scores, [n, queries, group,
     head_dim].
     """
-    top = scores.amax((0, -1))
+    top = scores.amax(-1).amax(0)
     top.masked_fill_(top == -math.inf, 0)  # of a query that may look at no key
-    sums = tile_sums(scores - top[..., None], values)
-    total = in_order(sums.unbind())
-    weight = total[..., -1:]
-    return total[..., :-1] / weight.masked_fill(weight == 0, 1)
-
-
-def tile_sums(scores: Tensor, values: Tensor) -> Tensor:
-    """Of each tile Σ exp(score) · value and, behind it, Σ exp(score).
-
-    `scores` are [tiles, n, queries, group, KEYS] and are overwritten, `values` are
-    [tiles, n, KEYS, head_dim]; returns [tiles, n, queries, group, head_dim + 1].
-    """
+    scores -= top[..., None]
     shares, weights = shares_of(scores)
-    rows = shares.view(-1, scores.shape[2] * scores.shape[3], KEYS)
-    weighted = in_any_batch((torch.bmm,), rows, values.flatten(0, 1))
-    shape = scores.shape[:-1]
-    return torch.cat([weighted.reshape(*shape, -1), weights.view(*shape, 1)], -1)
+    rows = shares.flatten(2, 3).flatten(0, 1)
+    sums = in_any_batch((torch.bmm,), rows, values.flatten(0, 1))
+    total = in_order(sums.view(*scores.shape[:-1], -1).unbind())
+    weight = in_order(weights.unbind())
+    return total / weight.masked_fill_(weight == 0, 1)
 
 
 def shares_of(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(score), in place of the scores, and Σ exp(score) of each tile, row by row.
-
-    Returns [1, rows, KEYS] and [1, rows, 1].
-    """
+    """exp(score), [..., KEYS], in place of the scores, and their sums, [..., 1]."""
     shares = in_any_batch((_exp,), scores.reshape(1, -1, KEYS))
-    return shares, in_any_batch((_sum,), shares)
+    weights = in_any_batch((_sum,), shares)
+    return shares.view_as(scores), weights.view(*scores.shape[:-1], 1)
 
 
 def _exp(left: Tensor, right: Any) -> Tensor:
@@ -174,10 +157,8 @@ def _sum(left: Tensor, right: Any) -> Tensor:
 
 
 def in_order(tiles: Sequence[Tensor]) -> Tensor:
-    """The sum of `tiles`, [n, rows, …], from the first on; later ones may lack the last
-    rows.
-    """
+    """The sum of `tiles`, [rows, …], from the first on; others may lack last rows."""
     total = tiles[0] + 0.0  # -0.0 becomes 0.0: it would become so beside a hidden tile
     for tile in tiles[1:]:
-        total[:, : tile.shape[1]] += tile
+        total[: len(tile)] += tile
     return total

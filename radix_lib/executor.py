@@ -69,6 +69,7 @@ class Batch(NamedTuple):
     slots: Tensor  # [tokens], where K/V of each go
     cold: list[Tensor | slice]  # tokens of prompts that begin here: K/V are at hand
     cached: CachedChunks | None  # all others
+    unsort: Tensor  # [tokens], from the order of these two back to that of the tokens
     last_rows: Tensor  # [chunks], the last token of each
 
 
@@ -148,10 +149,10 @@ class AttentionExecutor:
         block = self.decoder.layers[layer]
         attention = block.self_attn
         normed = block.input_layernorm(hidden)
-        q, k, v = (
-            projection(normed).view(*normed.shape[:-1], -1, attention.head_dim)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        by_head = *hidden.shape[:-1], -1, attention.head_dim
+        q = attention.q_proj(normed).view(by_head)
+        k = attention.k_proj(normed).view(by_head)
+        v = attention.v_proj(normed).view(by_head)
         if hasattr(attention, "q_norm"):  # Qwen3
             q, k = attention.q_norm(q), attention.k_norm(k)
         q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *rotary)
@@ -176,20 +177,21 @@ class AttentionExecutor:
     def _attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch
     ) -> Tensor:
+        """Attention of cold prompts, each to itself, and of all others over pages."""
         module = self.decoder.layers[layer].self_attn
-        output = q.new_empty(1, q.shape[2], q.shape[1] * q.shape[3])
+        parts = []
         for rows in batch.cold:
             own_q, own_k, own_v = (x[:, :, rows] for x in (q, k, v))
             attended, _ = sdpa_attention_forward(
                 module, own_q, own_k, own_v, None, scaling=module.scaling
             )
-            output[:, rows] = attended.flatten(2)
+            parts.append(attended.flatten(2))
         if batch.cached is not None:
-            rows = batch.cached.rows
-            output[:, rows] = attention_over_pages(
-                q[:, :, rows], module, self.pool, layer, batch.cached
+            own_q = q[:, :, batch.cached.rows]
+            parts.append(
+                attention_over_pages(own_q, module, self.pool, layer, batch.cached)
             )
-        return output
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)[:, batch.unsort]
 
     def pack(self, chunks: Sequence[Chunk]) -> Batch:
         """Lay chunks out in one row and work out, once for all layers, where all is."""
@@ -208,12 +210,14 @@ class AttentionExecutor:
             )
         rows = _consecutive(chunks)
         cold = [own for c, own in zip(chunks, rows, strict=True) if c.start == 0]
+        others = [own for c, own in zip(chunks, rows, strict=True) if c.start > 0]
         return Batch(
             token_ids=self._tensor([t for c in chunks for t in c.tokens])[None],
             positions=self._tensor(np.concatenate(positions))[None],
             slots=self._tensor(slots),
             cold=[self._rows(own) for own in cold],
-            cached=self._cached(chunks, rows) if len(cold) < len(chunks) else None,
+            cached=self._cached(chunks, rows) if others else None,
+            unsort=self._tensor(np.argsort(np.concatenate(cold + others))),
             last_rows=self._tensor([own[-1] for own in rows]),
         )
 

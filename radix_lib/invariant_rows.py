@@ -82,9 +82,9 @@ def in_any_batch(
     """
     if left.data_ptr() % 64 or not left.is_contiguous():
         left = left.clone(memory_format=torch.contiguous_format)  # as new memory begins
-    layout = None if right is None else (right.shape, right.stride())
-    setting = functions, left.dtype, left.device, torch.get_num_threads()
-    shape = left.shape, layout, setting
+    layout = (None, None) if right is None else (right.shape, right.stride())
+    setting = left.dtype, left.device, torch.get_num_threads()
+    shape = functions, left.shape, *layout, *setting
     way = _ways.get(shape)
     if way is None:
         way = _ways[shape] = find_way(functions, left, right)

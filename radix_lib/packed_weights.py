@@ -24,47 +24,47 @@ SAMPLED = 16  # numbers of a weight that are compared at each use
 
 
 class OneDNN(NamedTuple):
-    """The two operations that packed weights need."""
+    """What packed weights need of oneDNN."""
 
-    pack: Callable[[Tensor], Tensor]  # [out, in] → something opaque
-    linear: Callable[[Tensor, Tensor], Tensor]  # [..., in] and that → [..., out]
+    in_layout: Callable[[Tensor], Tensor]  # [out, in] → something opaque
+    multiply: Callable[[Tensor, Tensor], Tensor]  # [..., in] and that → [..., out]
+    is_on: Callable[[], bool]
 
 
 @cache
 def onednn(dtype: torch.dtype) -> OneDNN | None:
     """What oneDNN does, or None where this torch or this processor cannot do it."""
-
-    def pack(weight: Tensor) -> Tensor:
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, HINT)
-        return packed
-
-    def multiply(rows: Tensor, packed: Tensor) -> Tensor:
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, packed, None, "none", [], ""
-        )
-        return output
-
-    rows = torch.arange(6.0).view(2, 3).to(dtype)
-    weight = torch.arange(12.0).view(4, 3).to(dtype)
     try:
-        works = torch.equal(multiply(rows, pack(weight)), F.linear(rows, weight))
+        reorder = torch.ops.mkldnn._reorder_linear_weight.default
+        pointwise = torch.ops.mkldnn._linear_pointwise.default
+        is_on = torch._C._get_mkldnn_enabled
+
+        def in_layout(weight: Tensor) -> Tensor:
+            packed: Tensor = reorder(weight, HINT)
+            return packed
+
+        def multiply(rows: Tensor, packed: Tensor) -> Tensor:
+            output: Tensor = pointwise(rows, packed, None, "none", [], "")
+            return output
+
+        rows = torch.arange(6.0).view(2, 3).to(dtype)
+        weight = torch.arange(12.0).view(4, 3).to(dtype)
+        works = torch.equal(multiply(rows, in_layout(weight)), F.linear(rows, weight))
     except (AttributeError, RuntimeError, TypeError):
         return None
-    return OneDNN(pack, multiply) if works else None
+    return OneDNN(in_layout, multiply, is_on) if works else None
 
 
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN can pack this weight, and is switched on."""
-    on_cpu = weight.device.type == "cpu" and weight.dtype != torch.float64
-    is_on = bool(torch.backends.mkldnn.enabled)
-    return on_cpu and is_on and onednn(weight.dtype) is not None
+    operations = onednn(weight.dtype) if weight.device.type == "cpu" else None
+    return operations is not None and operations.is_on()
 
 
 def linear_packed(rows: Tensor, weight: Tensor) -> Tensor:
     """`F.linear(rows, weight)` with the weight packed; ask `can_pack` first."""
-    operations = onednn(weight.dtype)
-    assert operations is not None
-    return operations.linear(rows, packed(weight))
+    entry = packed(weight)
+    return entry.multiply(rows, entry.packed)
 
 
 # ── Packed once, and forgotten in time ────────────────────────────────────────────────
@@ -79,23 +79,24 @@ class Packed(NamedTuple):
     numbers: Tensor  # a few of the weight's numbers as they are now ...
     former: Tensor  # ... and as they were: torch does not count edits of `.data`
     packed: Tensor
+    multiply: Callable[[Tensor, Tensor], Tensor]
 
 
 _packed: dict[int, Packed] = {}  # by the id of the weight
 
 
-def packed(weight: Tensor) -> Tensor:
+def packed(weight: Tensor) -> Packed:
     """`weight` as oneDNN multiplies it, packed anew if it has changed.
 
     It is kept as long as the weight lives. A tensor that was made in
     `torch.inference_mode` has no count of its changes, and is packed at each call.
     """
     if weight.is_inference():
-        return _pack(weight)
+        return pack(weight, version=0)
     entry = _packed.get(id(weight))
     if entry is None or not _is_current(entry, weight):
-        entry = _packed[id(weight)] = _entry(weight)
-    return entry.packed
+        entry = _packed[id(weight)] = pack(weight, weight._version)
+    return entry
 
 
 def _is_current(entry: Packed, weight: Tensor) -> bool:
@@ -108,23 +109,21 @@ def _is_current(entry: Packed, weight: Tensor) -> bool:
     )
 
 
-def _entry(weight: Tensor) -> Packed:
+def pack(weight: Tensor, version: int) -> Packed:
+    """Pack a weight, and note what it is now."""
+    operations = onednn(weight.dtype)
+    assert operations is not None, "ask can_pack first"
     key = id(weight)
     step = -(-weight.numel() // SAMPLED)
-    count = -(-weight.numel() // step)
-    numbers = weight.detach().as_strided((count,), (step,))
-    return Packed(
-        weight=weakref.ref(weight, lambda _: _packed.pop(key, None)),
-        version=weight._version,
-        address=weight.data_ptr(),
-        numbers=numbers,
-        former=numbers.clone(),
-        packed=_pack(weight),
-    )
-
-
-def _pack(weight: Tensor) -> Tensor:
-    operations = onednn(weight.dtype)
-    assert operations is not None
     with torch.inference_mode(False), torch.no_grad():
-        return operations.pack(weight.detach())
+        now = weight.detach()
+        numbers = now.as_strided((-(-weight.numel() // step),), (step,))
+        return Packed(
+            weight=weakref.ref(weight, lambda _: _packed.pop(key, None)),
+            version=version,
+            address=weight.data_ptr(),
+            numbers=numbers,
+            former=numbers.clone(),
+            packed=operations.in_layout(now),
+            multiply=operations.multiply,
+        )

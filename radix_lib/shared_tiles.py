@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radix_lib.exact_attention import KEYS, by_kv_head, in_order, shares_of
+from radix_lib.exact_attention import KEYS, in_order, scaled_query, shares_of
 from radix_lib.executor import CachedChunks, Chunk
 from radix_lib.invariant_rows import in_any_batch
 from radix_lib.page_manager import KVPool
@@ -51,7 +51,8 @@ class Tiles(NamedTuple):
     queries: Tensor  # [tiles × width], which of the batch's look at each tile
     places: Tensor  # [tiles × width], where these stand in their wave
     width: int
-    hidden: Tensor  # [open tiles, width, 1, KEYS], the future; the last tiles are open
+    # [open tiles, 1, width, 1, KEYS]: keys in the future; open tiles are the last
+    hidden: Tensor
 
 
 class Wave(NamedTuple):
@@ -171,10 +172,11 @@ def _tiles(
 ) -> Tiles:
     """Tensors that say what `shared` tiles need; `places` is [tiles, width]."""
     kv_heads = pool.data.shape[4]
+    width = places.shape[1]
     slots = np.stack([tile.slots for tile in shared])
     kinds = np.arange(2)[:, None, None, None]
-    heads = np.arange(kv_heads)[:, None, None]
-    numbers = (slots * 2 + kinds) * kv_heads + heads
+    heads = np.arange(kv_heads)[:, None]
+    numbers = (slots[:, None] * 2 + kinds) * kv_heads + heads
     queries = [np.concatenate([pieces[i].queries for i in x.pieces]) for x in shared]
     hidden = [_hidden(tile, pieces) for tile in shared if _is_open(tile, pieces)]
     keys, values = _tensor(numbers.reshape(2, -1), pool)
@@ -183,8 +185,8 @@ def _tiles(
         values=torch.split(values, ITEMS * KEYS),
         queries=_tensor(np.concatenate(queries), pool),
         places=_tensor(places.ravel(), pool),
-        width=places.shape[1],
-        hidden=_tensor(np.array(hidden).reshape(-1, places.shape[1], 1, KEYS), pool),
+        width=width,
+        hidden=_tensor(np.array(hidden).reshape(-1, 1, width, 1, KEYS), pool),
     )
 
 
@@ -207,53 +209,69 @@ def attention_over_shared_tiles(
     query: Tensor, module: Any, pool: KVPool, layer: int, cached: CachedChunks
 ) -> Tensor:
     """What `attention_over_pages` gives, with bits that depend on nothing beside."""
-    if cached not in _plans:
-        _plans[cached] = make_plan(cached.chunks, pool)
-    waves, back = _plans[cached]
+    plan = _plans.get(cached)
+    if plan is None:
+        plan = _plans[cached] = make_plan(cached.chunks, pool)
+    waves, back = plan
     kv_heads, head_dim = pool.data.shape[4:]
-    queries = by_kv_head(query, kv_heads, module.scaling)
+    by_token = scaled_query(query, module.scaling)[0].transpose(0, 1)
+    queries = by_token.reshape(len(by_token), kv_heads, -1, head_dim)
     numbers = pool.data[layer].view(-1, head_dim)
     attended = _cat([_attend(queries, numbers, wave) for wave in waves])
-    by_token = attended.index_select(1, back).transpose(0, 1)
-    return by_token.reshape(1, len(back), -1).to(query.dtype)
+    return attended.index_select(0, back).view(1, len(back), -1).to(query.dtype)
 
 
 def _attend(queries: Tensor, numbers: Tensor, wave: Wave) -> Tensor:
-    """Attention of a wave in its order, [kv_heads, queries, group, head_dim].
+    """Attention of a wave in its order, [queries, kv_heads, group, head_dim].
 
     `queries` are the batch's, in the same shape. `numbers` are the pool's in one layer,
     a row for each K or V of a head at a slot.
     """
     scores = [_tile_scores(queries, numbers, tiles) for tiles in wave.tiles]
-    # of each query its largest score in each tile, [kv_heads, looks, group]
-    tops = _cat([x.amax(-1).flatten(1, 2) for x in scores])
-    top = tops.index_select(1, wave.looks.flatten())
-    top = top.view(len(top), *wave.looks.shape, -1).amax(1)
+    # of each look the largest score, and of each query the largest of all its looks
+    tops = _cat([_by_look(score.amax(-1)) for score in scores])
+    top = tops.index_select(0, wave.looks.flatten())
+    top = top.view(*wave.looks.shape, *top.shape[1:]).amax(0)
     sums = []
     for tiles, score in zip(wave.tiles, scores, strict=True):
-        own = top.index_select(1, tiles.places).view(score.shape[:-1])
-        score -= own[..., None]
-        sums.append(_tile_sums(score, numbers, tiles))
-    by_depth = _cat(sums).index_select(1, wave.in_order)
-    total = in_order(torch.split(by_depth, wave.counts, 1))
+        own = top.index_select(0, tiles.places).view(-1, tiles.width, *top.shape[1:])
+        score -= own.transpose(1, 2)[..., None]
+        sums.append(_by_look(_tile_sums(score, numbers, tiles)))
+    by_depth = _cat(sums).index_select(0, wave.in_order)
+    total = in_order(torch.split(by_depth, wave.counts))
     return total[..., :-1] / total[..., -1:]
 
 
 def _tile_scores(queries: Tensor, numbers: Tensor, tiles: Tiles) -> Tensor:
-    """Of the queries that look at each tile, [kv_heads, tiles, width, group, KEYS]."""
-    kv_heads, _, group, head_dim = queries.shape
-    rows = queries.index_select(1, tiles.queries)
-    rows = rows.view(-1, tiles.width * group, head_dim)
+    """Of the queries that look at each tile, [tiles, kv_heads, width, group, KEYS]."""
+    _, kv_heads, group, head_dim = queries.shape
+    rows = queries.index_select(0, tiles.queries)
+    by_tile = rows.view(-1, tiles.width, kv_heads, group * head_dim).transpose(1, 2)
+    left = by_tile.reshape(-1, tiles.width * group, head_dim)
     products = [
-        in_any_batch((torch.bmm,), left, _gathered(numbers, keys, left).mT)
-        for left, keys in zip(torch.split(rows, ITEMS), tiles.keys, strict=True)
+        in_any_batch((torch.bmm,), part, _gathered(numbers, keys, part).mT)
+        for part, keys in zip(torch.split(left, ITEMS), tiles.keys, strict=True)
     ]
-    product = torch.cat(products)
-    scores = product.view(kv_heads, -1, tiles.width, group, KEYS)
+    scores = _cat(products).view(-1, kv_heads, tiles.width, group, KEYS)
     n_open = len(tiles.hidden)
     if n_open:
-        scores[:, -n_open:].masked_fill_(tiles.hidden, -math.inf)
+        scores[-n_open:].masked_fill_(tiles.hidden, -math.inf)
     return scores
+
+
+def _tile_sums(scores: Tensor, numbers: Tensor, tiles: Tiles) -> Tensor:
+    """Of each look Σ exp(score) · value and, behind it, Σ exp(score).
+
+    Returns [tiles, kv_heads, width, group, head_dim + 1].
+    """
+    shares, weights = shares_of(scores)
+    left = shares.view(-1, tiles.width * scores.shape[3], KEYS)
+    products = [
+        in_any_batch((torch.bmm,), part, _gathered(numbers, values, part))
+        for part, values in zip(torch.split(left, ITEMS), tiles.values, strict=True)
+    ]
+    weighted = _cat(products).view(*scores.shape[:-1], -1)
+    return torch.cat([weighted, weights], -1)
 
 
 def _gathered(numbers: Tensor, rows: Tensor, like: Tensor) -> Tensor:
@@ -261,18 +279,10 @@ def _gathered(numbers: Tensor, rows: Tensor, like: Tensor) -> Tensor:
     return numbers.index_select(0, rows).view(len(like), KEYS, -1).to(like.dtype)
 
 
-def _tile_sums(scores: Tensor, numbers: Tensor, tiles: Tiles) -> Tensor:
-    kv_heads, _, _, group, _ = scores.shape
-    shares, weights = shares_of(scores)
-    rows = shares.view(-1, tiles.width * group, KEYS)
-    products = [
-        in_any_batch((torch.bmm,), left, _gathered(numbers, values, left))
-        for left, values in zip(torch.split(rows, ITEMS), tiles.values, strict=True)
-    ]
-    weighted = torch.cat(products).view(kv_heads, -1, group, numbers.shape[1])
-    return torch.cat([weighted, weights.view(kv_heads, -1, group, 1)], -1)
+def _by_look(x: Tensor) -> Tensor:
+    """[tiles, kv_heads, width, …] to [looks, kv_heads, …]."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
-    """All parts, [kv_heads, …]; a single one as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

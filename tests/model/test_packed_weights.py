@@ -174,10 +174,13 @@ def test_a_weight_that_changes_is_packed_anew(
 @needs_onednn
 def test_a_weight_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[Tensor] = []
-    pack = packed_weights._pack
-    monkeypatch.setattr(
-        packed_weights, "_pack", lambda weight: packed.append(weight) or pack(weight)
-    )
+    pack = packed_weights.pack
+
+    def counted(weight: Tensor, version: int) -> packed_weights.Packed:
+        packed.append(weight)
+        return pack(weight, version)
+
+    monkeypatch.setattr(packed_weights, "pack", counted)
     weight = torch.nn.Parameter(numbers(8, 6))
     for _ in range(3):
         with torch.inference_mode():
