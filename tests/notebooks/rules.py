@@ -59,7 +59,7 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-# ----------------------------------------------------------------------------- the file
+# ── The file ──────────────────────────────────────────────────────────────────────────
 
 
 @rule
@@ -112,7 +112,7 @@ def _texts(output: NotebookNode) -> Iterator[str]:
             yield value if isinstance(value, str) else json.dumps(value)
 
 
-# -------------------------------------------------------------------------- the outputs
+# ── The outputs ───────────────────────────────────────────────────────────────────────
 
 
 @rule
@@ -185,7 +185,7 @@ def _alt(metadata: dict[str, Any]) -> str:
     return next((str(m["alt"]).strip() for m in holders if m.get("alt")), "")
 
 
-# ---------------------------------------------------------------------------- the words
+# ── The words ─────────────────────────────────────────────────────────────────────────
 
 
 def unfenced(markdown: str) -> str:

@@ -141,7 +141,7 @@ def test_a_module_fits_in_a_head(module: str) -> None:
     )
 
 
-# ------------------------------------------------------------------------ the manifest
+# ── The manifest ──────────────────────────────────────────────────────────────────────
 
 
 def test_chapters_are_numbered_in_order_and_need_earlier_ones() -> None:
@@ -186,7 +186,7 @@ def test_the_readme_lists_the_chapters_as_the_manifest_has_them() -> None:
         assert f" | {builds} | {chapter.outcome} |" in readme
 
 
-# --------------------------------------------------------------------------- the doors
+# ── The doors ─────────────────────────────────────────────────────────────────────────
 
 
 def homes_for_checkers(source: str, package: str) -> dict[str, str]:
@@ -234,7 +234,7 @@ def test_the_doors_names_live_in_modules_of_the_manifest() -> None:
     assert set(radix_lib._HOME.values()) <= set(HOME)
 
 
-# ------------------------------------------------------------------------ without torch
+# ── Without torch ─────────────────────────────────────────────────────────────────────
 
 
 def fresh(code: str) -> str:

@@ -177,3 +177,9 @@ def check_idle(router: Router) -> None:
     check_router(router)
     assert router.usage().free == router.page_manager.n_pages
     assert not router.cache.roots, "an empty namespace was kept"
+
+
+def shape_of(cache: Any) -> list[object]:
+    """What a cache holds: nodes with key, pages and locks; how many hold each page."""
+    nodes = [(node.key, node.pages.tolist(), node.lock_ref) for node in cache.nodes()]
+    return [nodes, cache.page_manager.ref_counts.tolist()]

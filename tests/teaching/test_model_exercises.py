@@ -22,7 +22,7 @@ from radix_lib.teaching import (
 
 PROMPT = [i * 7 % 97 for i in range(45)]
 
-# -------------------------------------------------------------------------- chapter 01
+# ── Chapter 01 ────────────────────────────────────────────────────────────────────────
 
 
 def pieces_of(size, ids):
@@ -67,7 +67,7 @@ def test_other_pieces_are_told(tiny_model: Callable[..., Any], wrong, told):
         computes_in_pieces(tiny_model(), PROMPT, atol=1e-4)(wrong)
 
 
-# -------------------------------------------------------------------------- chapter 06
+# ── Chapter 06 ────────────────────────────────────────────────────────────────────────
 
 
 def paged_attention(query, pages, n_tokens, scaling):
@@ -119,7 +119,7 @@ def test_other_attention_is_told(wrong):
         attends_by_page(wrong)
 
 
-# -------------------------------------------------------------------------- chapter 07
+# ── Chapter 07 ────────────────────────────────────────────────────────────────────────
 
 
 def sample_pages(n_prompt, n_new, n, page_size):
@@ -223,7 +223,7 @@ def test_a_search_on_forks_passes(new_server):
             contract(wrong)
 
 
-# -------------------------------------------------------------------------- chapter 11
+# ── Chapter 11 ────────────────────────────────────────────────────────────────────────
 
 
 def merge(one, other):
