@@ -3,11 +3,11 @@
 #
 #   PYTHON=/path/to/python   use an environment that you made; nothing is installed into it
 #   ARGS=…                   more arguments for JupyterLab (lab), pytest (quick, test, test-long)
-#                            or the notebooks to re-execute (refresh)
+#                            or the notebooks to re-execute (refresh), the modules (mutants)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab quick test test-long verify refresh gallery bench clean environment model
+.PHONY: help lab quick test test-long mutants verify refresh gallery bench clean environment model
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -26,6 +26,7 @@ help:
 	@echo 'make quick      lint, format and the tests of the control plane: under a minute'
 	@echo 'make test       the same, types, all tests, and every notebook run and compared'
 	@echo 'make test-long  the tests that take minutes'
+	@echo 'make mutants    which changes of the control plane no test notices: an hour, needs mutmut'
 	@echo 'make verify     compare all logits in all cache states with Hugging Face, bit by bit'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
 	@echo 'make gallery    draw one figure of each kind into build/gallery, to look at'
@@ -48,6 +49,9 @@ test: model
 
 test-long: model
 	$(RUN) -m pytest --nbval -m long $(ARGS)
+
+mutants: environment
+	"$(PY)" -m tests.tools.mutants $(ARGS)
 
 verify: model
 	$(RUN) -m radix_lib --exact $(ARGS)

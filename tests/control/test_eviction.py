@@ -132,6 +132,17 @@ def test_entries_out_of_date_never_outnumber_the_live_by_much():
     assert order == sorted(number * 7919 % 10_007 for number in range(9_900, 10_000))
 
 
+def test_entries_out_of_date_stay_until_they_are_as_many_as_the_live_and_64_more():
+    """Dropped at each step they would cost O(n) a step."""
+    heap = EvictionHeap("lru")
+    leaves = [Leaf(), Leaf()]
+    n_entries = []
+    for number in range(70):
+        heap.add(leaves[number % 2])
+        n_entries.append(len(heap._entries))
+    assert n_entries == [*range(1, 69), 2, 3]
+
+
 def test_what_was_discarded_is_dropped_and_the_rest_still_comes_in_order():
     heap = EvictionHeap("lru")
     leaves = [Leaf(last_access=number * 37 % 401) for number in range(401)]
