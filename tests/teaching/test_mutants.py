@@ -80,3 +80,9 @@ def test_what_no_comparison_of_logits_can_see(model: Any) -> None:
     found = examine(model, TOKENS, MUTANTS["one root for all"])
     assert found.isolation
     assert found.differing == 0
+
+
+@pytest.mark.parametrize("name", ["masks exchanged", "sums swapped"])
+def test_a_query_alone_has_none_to_exchange_with(name: str, model: Any) -> None:
+    found = examine(model, TOKENS, MUTANTS[name], states=["token by token"])
+    assert found.differing == 0

@@ -196,7 +196,7 @@ class SumsSwapped(BrokenElsewhere):
 
     def broken(self, right: Callable[..., Any], tiles: Sequence[T]) -> Any:
         first, *others = tiles
-        return right([torch.cat([first[:, :2].flip(1), first[:, 2:]], 1), *others])
+        return right([torch.cat([first[:2].flip(0), first[2:]]), *others])
 
 
 class StaleWeights(BrokenElsewhere):
