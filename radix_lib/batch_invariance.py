@@ -1,5 +1,4 @@
-"""Chapter 11: arithmetic in which a token's logits do not depend on what is computed
-with it.
+"""Chapter 11: arithmetic in which no token's logits depend on what is computed beside.
 
 Inside `batch_invariant` a row has the bits that it has in a tile of `ROWS` rows: in
 linear layers, norms, activations and angles (`invariant_rows`). Attention is cut into

@@ -87,8 +87,9 @@ def _in_tiles(x: Tensor) -> Tensor:
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """[n, queries, group, head_dim] by [tiles, n, KEYS, head_dim]: [tiles, n, queries,
-    group, KEYS].
+    """Scores of all queries in all tiles, [tiles, n, queries, group, KEYS].
+
+    `queries` are [n, queries, group, head_dim], `keys` [tiles, n, KEYS, head_dim].
     """
     rows = queries.flatten(1, 2).expand(len(keys), -1, -1, -1).flatten(0, 1)
     scores = in_any_batch((torch.bmm,), rows, keys.flatten(0, 1).mT)
@@ -96,8 +97,9 @@ def _scores(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _hide(scores: Tensor, first: int, n_keys: int, start: int | None) -> None:
-    """Hide padding in the last tile, [n, queries, group, KEYS], whose first key is
-    `first`; and the future of queries that begin at `start`.
+    """Hide padding in the last tile, and the future of queries that begin at `start`.
+
+    `scores` are the tile's, [n, queries, group, KEYS], and its first key is `first`.
     """
     keys = torch.arange(first, first + KEYS, device=scores.device)
     hidden = (keys >= n_keys)[None]
@@ -111,8 +113,10 @@ def _hide(scores: Tensor, first: int, n_keys: int, start: int | None) -> None:
 def _bias(
     mask: Tensor, shape: tuple[int, ...], kv_heads: int, dtype: torch.dtype
 ) -> Tensor:
-    """A mask of any shape that fits, [tiles, batch, kv_heads, queries, group, KEYS];
-    the second, third and fifth may be 1.
+    """A mask of any shape that fits, cut into tiles, to be added to scores.
+
+    Returns [tiles, batch, kv_heads, queries, group, KEYS]; the second, third and fifth
+    may be 1.
     """
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
@@ -127,8 +131,10 @@ def _bias(
 
 
 def _weighted(scores: Tensor, values: Tensor) -> Tensor:
-    """Values weighted by the softmax of all tiles' scores, [n, queries, group,
-    head_dim].
+    """Values weighted by the softmax of all tiles' scores, which are overwritten.
+
+    `scores` are [tiles, n, queries, group, KEYS], `values` [tiles, n, KEYS, head_dim];
+    returns [n, queries, group, head_dim].
     """
     top = scores.amax(-1).amax(0)
     top.masked_fill_(top == -math.inf, 0)  # of a query that may look at no key

@@ -33,9 +33,7 @@ Rows = NDArray[np.int64]  # of packed tokens
 
 
 class Chunk(NamedTuple):
-    """New tokens of one sequence. K/V of every token before `start` must lie in its
-    pages.
-    """
+    """New tokens of one sequence. K/V before `start` must lie in its pages."""
 
     tokens: Sequence[int]
     start: int  # the position of the first of them
@@ -143,8 +141,9 @@ class AttentionExecutor:
     def forward_layer_with_cached_prefix(
         self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch
     ) -> Tensor:
-        """One decoder layer over the new tokens only. `hidden` is [1, tokens, hidden
-        size].
+        """One decoder layer over the new tokens only.
+
+        `hidden` is [1, tokens, hidden size], and so is the result.
         """
         block = self.decoder.layers[layer]
         attention = block.self_attn
@@ -222,8 +221,9 @@ class AttentionExecutor:
         )
 
     def _cached(self, chunks: Sequence[Chunk], rows: list[Rows]) -> CachedChunks:
-        """The chunks with K/V in pages. Single tokens attend in one group, every longer
-        chunk is a group of its own.
+        """The chunks with K/V in pages, and who of them attends in one call.
+
+        Single tokens attend in one group, every longer chunk is a group of its own.
         """
         cached = [(c, own) for c, own in zip(chunks, rows, strict=True) if c.start > 0]
         own_chunks = [chunk for chunk, _ in cached]
@@ -264,9 +264,7 @@ class AttentionExecutor:
         return slice(first, end) if in_line else self._tensor(rows)
 
     def _clear_tails(self, chunks: Sequence[Chunk]) -> None:
-        """Clear the pages that chunks begin and do not fill: a later mask cannot hide a
-        NaN.
-        """
+        """Clear pages that are begun and not filled: no later mask can hide a NaN."""
         page_size = self.pool.page_size
         for chunk in chunks:
             last, n_filled = divmod(chunk.start + len(chunk.tokens), page_size)
@@ -276,16 +274,16 @@ class AttentionExecutor:
     def _check(self, chunks: Sequence[Chunk]) -> None:
         if not chunks:
             raise ValueError("a batch has at least one chunk")
-        n_pages, vocab_size = (
-            self.pool.data.shape[1],
-            self.decoder.embed_tokens.num_embeddings,
-        )
+        n_pages = self.pool.data.shape[1]
+        page_size = self.pool.page_size
+        vocab_size = self.decoder.embed_tokens.num_embeddings
         for i, (tokens, start, page_table) in enumerate(chunks):
-            room = len(page_table) * self.pool.page_size
+            room = len(page_table) * page_size
             if not len(tokens) or not 0 <= start <= room - len(tokens):
                 raise ValueError(
-                    f"chunk {i}: new tokens: {len(tokens)}, from position {start}; at least one is "
-                    f"needed, and all must fit in {len(page_table)} pages of {self.pool.page_size}"
+                    f"chunk {i}: new tokens: {len(tokens)}, from position {start}; "
+                    "at least one is needed, and all must fit in "
+                    f"{len(page_table)} pages of {page_size}"
                 )
             for what, ids, limit in (
                 ("token", tokens, vocab_size),

@@ -167,8 +167,8 @@ class Trial:
                     return function, tile
         dtype, device, n_threads = self.case[-1]
         raise NotInvariant(
-            f"{dtype} on {device} with {n_threads} threads: a row that is computed alone "
-            "has other bits each time; try float32, or one thread"
+            f"{dtype} on {device} with {n_threads} threads: a row that is computed "
+            "alone has other bits each time; try float32, or one thread"
         )
 
     def is_invariant(self, function: Function, tile: int) -> bool:

@@ -29,7 +29,7 @@ from radix_lib.page_manager import KVPool
 
 Integers = NDArray[np.int64]
 
-ITEMS = 64
+ITEMS = 64  # tiles, of a head each, that are multiplied while the processor holds them
 
 
 # ── Who looks at what ─────────────────────────────────────────────────────────────────
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
 class Tiles(NamedTuple):
     """Tiles that equally many queries look at."""
 
-    keys: tuple[Tensor, ...]  # which rows of the pool, for every ITEMS tiles of a head
+    keys: tuple[Tensor, ...]  # which rows of the pool, ITEMS tiles of a head at a time
     values: tuple[Tensor, ...]
     queries: Tensor  # [tiles × width], which of the batch's look at each tile
     places: Tensor  # [tiles × width], where these stand in their wave
@@ -62,9 +62,8 @@ class Wave(NamedTuple):
     """
 
     tiles: list[Tiles]
-    looks: (
-        Tensor  # [depth, queries], at their first tile, second, …; or the first again
-    )
+    # [depth, queries], at their first tile, second, …; or the first again
+    looks: Tensor
     in_order: Tensor  # all looks, those at first tiles, at second tiles, …
     counts: list[int]  # how many of each
 
