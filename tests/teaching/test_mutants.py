@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from radix_lib.teaching.checks.cache_states import tiny_model
 from radix_lib.teaching.checks.mutants import (
@@ -65,6 +66,21 @@ def test_a_mutant_is_caught(name: str, model: Any) -> None:
         assert not found.isolation
         assert found.same_tokens
         assert 0 < found.max_abs_diff <= TOLERANCE
+
+
+OF_EXACT_ARITHMETIC = [
+    "masks exchanged",
+    "one page shared",
+    "sums swapped",
+    "stale weights",
+]
+
+
+@pytest.mark.parametrize("name", OF_EXACT_ARITHMETIC)
+def test_without_onednn_a_mutant_is_caught_as_well(name: str, model: Any) -> None:
+    with torch.backends.mkldnn.flags(enabled=False):
+        found = examine(model, TOKENS, MUTANTS[name])
+    assert found.caught_by == CAUGHT_BY[name]
 
 
 def test_the_gallery_has_what_the_chapter_shows() -> None:

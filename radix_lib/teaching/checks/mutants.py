@@ -20,12 +20,14 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor as T
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from radix_lib import packed_weights, shared_tiles
 from radix_lib.batch_invariance import batch_invariant
 from radix_lib.executor import AttentionExecutor, Batch, CachedChunks, Chunk
+from radix_lib.packed_weights import OneDNN, onednn
 from radix_lib.page_manager import KVPool
 from radix_lib.radix_cache import CacheNode, RadixCache
 from radix_lib.radix_model import RadixAttentionModel
@@ -204,8 +206,19 @@ class StaleWeights(BrokenElsewhere):
 
     where = packed_weights, "_is_current"
 
+    def forward(self, chunks: Sequence[Chunk], *, all_logits: bool = False) -> T:
+        with patch.object(packed_weights, "onednn", self._onednn_or_copies):
+            return super().forward(chunks, all_logits=all_logits)
+
     def broken(self, right: Callable[..., Any], *args: Any) -> Any:
         return True
+
+    def _onednn_or_copies(self, dtype: torch.dtype) -> OneDNN:
+        """Where oneDNN is missing nothing is packed; a plain copy can be as stale."""
+        operations = onednn(dtype)
+        if operations is None or not operations.is_on():
+            return OneDNN(in_layout=T.clone, multiply=F.linear, is_on=lambda: True)
+        return operations
 
 
 class HeadsMispaired(KVPool):
