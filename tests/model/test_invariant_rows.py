@@ -143,6 +143,35 @@ def test_a_kernel_may_be_wrong_for_one_number_of_items(n_items: int) -> None:
         )
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 5, 16, 23, 64, 100])
+@pytest.mark.parametrize("n_out", [1, 24], ids=["a sum", "each number"])
+def test_so_may_one_that_has_nothing_on_its_right(n_rows: int, n_out: int) -> None:
+    def wrong(left: Tensor, right: Any) -> Tensor:
+        if n_out == 1:
+            return WrongFor(n_rows)(left, torch.ones(1, 24))
+        return left / 3 if left.shape[1] != n_rows else left * (1 / 3)
+
+    left = numbers(1, 100, 24)
+    expected = in_any_batch((wrong,), left.clone())
+    for count in (1, 2, 3, 5, 16, 17, 23, 64, 100):
+        output = in_any_batch((wrong,), left[:, :count].clone())
+        assert torch.equal(output, expected[:, :count])
+
+
+@pytest.mark.parametrize("row", [0, 22, -1])
+def test_a_kernel_may_be_wrong_in_one_row_of_one_number_of_rows(row: int) -> None:
+    def wrong(left: Tensor, right: Tensor) -> Tensor:
+        output = product(left, right)
+        if left.shape[1] in (23, 87):
+            output[:, row] = backwards(left, right)[:, row]
+        return output
+
+    left, right = numbers(1, 100, 24), numbers(10, 24, seed=1)
+    for count in (23, 87):
+        output = in_any_batch((wrong,), left[:, :count], right)
+        assert torch.equal(output, product(left[:, :count], right))
+
+
 def test_a_kernel_may_mix_up_its_items() -> None:
     def mixed(left: Tensor, right: Tensor) -> Tensor:
         output = product(left, right)

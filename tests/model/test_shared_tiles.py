@@ -114,6 +114,32 @@ def test_a_sequence_is_the_same_alone_and_among_others(
     assert torch.equal(_turned(turned.mT, chunks[::-1]).mT, together)
 
 
+@pytest.mark.parametrize(
+    ("dim", "size"),  # all numbers of items and of rows that occur below
+    [(0, 2), (0, 6), (0, 8), (1, 2), (1, 10), (1, 60), (1, 78)],
+)
+def test_a_product_of_tiles_may_be_wrong_for_one_number_of_items_or_rows(
+    monkeypatch: pytest.MonkeyPatch, dim: int, size: int
+) -> None:
+    right = torch.bmm
+
+    def wrong(left: Tensor, other: Tensor) -> Tensor:
+        output = right(left, other)
+        return output * (1 + 2**-23) if left.shape[dim] == size else output
+
+    monkeypatch.setattr(torch, "bmm", wrong)
+    setting = Setting()
+    prefix = setting.table(192)
+    n_new = [1, 1, 5, 1, 1, 30]
+    chunks = [setting.chunk(192, n, prefix) for n in n_new]
+    query = setting.query(chunks)
+    together = setting.exact(chunks, query)
+    for first, chunk in zip(_firsts(chunks), chunks, strict=True):
+        rows = slice(first, first + len(chunk.tokens))
+        alone = setting.exact([chunk], query[:, :, rows])
+        assert torch.equal(together[:, rows], alone)
+
+
 def _firsts(chunks: Sequence[Chunk]) -> list[int]:
     ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
     return [int(end) - len(c.tokens) for end, c in zip(ends, chunks, strict=True)]
