@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from typing import Any
 
@@ -68,7 +68,7 @@ class Engine:
         *,
         namespace: Hashable = None,
         **sampling: Any,
-    ) -> AsyncIterator[Request]:
+    ) -> AsyncGenerator[Request, None]:
         """The request, each time it has got a token, and once more when it is over.
 
         Raises what `Scheduler.submit` raises, Overloaded, or EngineStopped. Closed
@@ -85,6 +85,8 @@ class Engine:
         )
         listener = _Listener()
         self._listeners[request] = listener
+        if request.n_output or request.outcome:
+            listener.tell()  # the thread was faster, and told nobody
         self._wake.set()
         try:
             over = False

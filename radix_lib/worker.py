@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request as Call
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as RefusedCall
+from starlette.types import Send
 
 from radix_lib.engine import Engine, EngineStopped, Overloaded, text_of
 from radix_lib.kv_events import Event, TellingCache
@@ -81,13 +83,16 @@ class Answers:
         return await self._respond(states, call, body.stream, ChatForm(body, self.name))
 
     async def _respond(
-        self, states: AsyncIterator[Request], call: Call, stream: bool, form: Any
+        self,
+        states: AsyncGenerator[Request, None],
+        call: Call,
+        stream: bool,
+        form: Any,
     ) -> Response:
         """The whole answer, or its pieces as they come."""
         if stream:
             first = await _unless_gone(anext(states), call)
-            pieces = self._pieces(states, first, form)
-            return StreamingResponse(pieces, media_type="text/event-stream")
+            return Events(self._pieces(states, first, form), states)
         last = await _unless_gone(_last_of(states), call)
         _check(last)
         return JSONResponse(form.whole(last, text_of(last, self.model.tokenizer)))
@@ -95,35 +100,55 @@ class Answers:
     async def _pieces(
         self, states: AsyncIterator[Request], first: Request, form: Any
     ) -> AsyncIterator[str]:
-        """Server-sent events. Closed when the client goes: that cancels the request."""
+        """Server-sent events."""
         shown = ""
         state = first
         is_first = True
-        async with aclosing(states):  # type: ignore[type-var]
-            try:
-                while True:
-                    over = bool(state.outcome)
-                    text = text_of(state, self.model.tokenizer, shown)
-                    pieces = form.pieces(state, text, shown, is_first)
-                    # One that ended meanwhile comes once more, as it is then.
-                    if over or not state.outcome:
-                        for piece in pieces:
-                            yield f"data: {json.dumps(piece)}\n\n"
-                        shown = text
-                        is_first = False
-                    if over:
-                        _check(state)
-                        break
-                    state = await anext(states)
-            except (HTTPException, EngineStopped) as error:
-                said = getattr(error, "detail", str(error))
-                yield f"data: {json.dumps(_error(said))}\n\n"
-            yield "data: [DONE]\n\n"
+        try:
+            while True:
+                over = bool(state.outcome)
+                text = text_of(state, self.model.tokenizer, shown)
+                pieces = form.pieces(state, text, shown, is_first)
+                # One that ended meanwhile comes once more, as it is then.
+                if over or not state.outcome:
+                    for piece in pieces:
+                        yield f"data: {json.dumps(piece)}\n\n"
+                    shown = text
+                    is_first = False
+                if over:
+                    _check(state)
+                    break
+                state = await anext(states)
+        except (HTTPException, EngineStopped) as error:
+            said = getattr(error, "detail", str(error))
+            yield f"data: {json.dumps(_error(said))}\n\n"
+        yield "data: [DONE]\n\n"
 
 
-async def _last_of(states: AsyncIterator[Request]) -> Request:
+class Events(StreamingResponse):
+    """A stream whose source is closed when the client goes: that cancels the request.
+
+    Also while a piece waits for a client that does not read: Starlette leaves what it
+    iterates over to the garbage collector.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, pieces: AsyncIterator[str], source: AsyncGenerator[Request, None]
+    ):
+        super().__init__(pieces)
+        self.source = source
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the pieces."""
+        async with aclosing(self.source):
+            await super().stream_response(send)
+
+
+async def _last_of(states: AsyncGenerator[Request, None]) -> Request:
     """The request when it is over."""
-    async with aclosing(states):  # type: ignore[type-var]
+    async with aclosing(states):
         async for state in states:
             last = state
     return last
@@ -209,7 +234,7 @@ def application(engine: Engine, name: str) -> FastAPI:
     def kv_events() -> list[dict[str, Any]]:
         return [_as_json(event) for event in model.cache.take_events()]
 
-    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RefusedCall, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_body)
     app.add_exception_handler(ValueError, _refuse_value)
     app.add_exception_handler(Overloaded, _refuse_for_now)
@@ -233,7 +258,7 @@ def _error(message: str) -> dict[str, Any]:
 
 
 async def _refuse(_: Call, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    assert isinstance(error, RefusedCall)
     return JSONResponse(_error(error.detail), error.status_code)
 
 
@@ -241,7 +266,11 @@ async def _refuse_body(_: Call, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-    return JSONResponse(_error(f"{place}: {first['msg']}"), 400)
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        place = f"the body is no JSON from place {place} on"
+        said = first["ctx"]["error"]
+    return JSONResponse(_error(f"{place}: {said}"), 400)
 
 
 async def _refuse_value(_: Call, error: Exception) -> Response:

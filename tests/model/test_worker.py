@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import gc
 import itertools
 import json
 import threading
@@ -15,7 +17,10 @@ import httpx
 import openai
 import pytest
 
-from radix_lib.worker import TellingModel
+from radix_lib.engine import Engine
+from radix_lib.request import Request
+from radix_lib.scheduler import Scheduler
+from radix_lib.worker import TellingModel, application
 from tests.support.serving import serving, tiny_with
 
 MARK = "<|im_start|>"
@@ -219,11 +224,93 @@ def test_a_client_that_goes_frees_its_pages(
     monkeypatch.setattr(model, "step", slow_step)
     body = {"text": "a", "sampling_params": {"max_new_tokens": 400}, "stream": True}
     with stream("POST", f"{address}/generate", json=body) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: its end would end the connection
+        next(lines)
+        assert model.router.leases
     assert is_idle(model)
     with pytest.raises(httpx.ReadTimeout):
         post(f"{address}/generate", json=body | {"stream": False}, timeout=0.3)
     assert is_idle(model)
+
+
+def test_a_client_that_goes_without_reading_cancels_its_request(
+    tiny: Any, real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Scheduler(TellingModel(tiny, real.tokenizer)))
+    submit = engine.scheduler.submit
+    asked: list[Request] = []
+
+    def listen(*args: Any, **options: Any) -> Request:
+        asked.append(submit(*args, **options))
+        return asked[-1]
+
+    monkeypatch.setattr(engine.scheduler, "submit", listen)
+
+    async def outcomes() -> list[str]:
+        await leave_unread(application(engine, "tiny"))
+        return [request.outcome for request in asked]  # before the loop cleans up
+
+    engine.start()
+    gc.disable()  # what it would collect is to end without it
+    try:
+        assert asyncio.run(outcomes()) == ["cancelled"]
+    finally:
+        gc.enable()
+        engine.stop()
+
+
+async def leave_unread(app: Any) -> None:
+    """Ask for a long stream as a client does that never reads, and then goes."""
+    params = {"max_new_tokens": 400}
+    body = json.dumps({"text": "a", "sampling_params": params, "stream": True})
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/generate",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    messages = [{"type": "http.request", "body": body.encode(), "more_body": False}]
+    is_full = asyncio.Event()
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await is_full.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            is_full.set()
+            await asyncio.Event().wait()  # there is no room, and never will be
+
+    await app(scope, receive, send)
+
+
+def test_an_answer_that_is_there_before_anybody_listens_is_heard_of(
+    tiny: Any, real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TellingModel(tiny, real.tokenizer)
+    engine = Engine(Scheduler(model))
+    submit = engine.scheduler.submit
+
+    def submit_slowly(*args: Any, **options: Any) -> Request:
+        request = submit(*args, **options)
+        request.wait()  # as another thread's step would, between two lines
+        return request
+
+    monkeypatch.setattr(engine.scheduler, "submit", submit_slowly)
+
+    async def ask() -> list[str]:
+        states = engine.stream("a", 1)
+        return [state.outcome async for state in states]
+
+    engine.start()
+    try:
+        outcomes = asyncio.run(asyncio.wait_for(ask(), timeout=60))
+    finally:
+        engine.stop()
+    assert outcomes == ["finished"]
 
 
 def test_overload_is_503_and_never_a_hang(
