@@ -10,6 +10,7 @@ Source: SGLang 0.5.9, `managers/io_struct.py` and `entrypoints/openai/protocol.p
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,16 +30,35 @@ HARMLESS = {
 }
 
 
-class Asked(BaseModel):
-    """A body whose fields are known: another that asks for something is refused."""
+#: A surrogate without its other half: JSON can escape one, and UTF-8 has none.
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
-    model_config = ConfigDict(extra="allow")
+
+class Asked(BaseModel):
+    """A body whose fields are known: another that asks for something is refused.
+
+    So is a value of another type, "5" for 5 as well, and half a character: an answer
+    that repeats it could not be sent.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
 
     @model_validator(mode="after")
     def _refuse_what_is_not_known(self) -> Self:
         for name, value in (self.model_extra or {}).items():
             if value and name not in HARMLESS:
                 raise ValueError(f"{name} is not known here: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_half_characters(self) -> Self:
+        for name, value in self:
+            half = HALF_CHARACTER.search(value) if isinstance(value, str) else None
+            if half:
+                raise ValueError(
+                    f"{name} has half a character, {half[0]!r}, at place "
+                    f"{half.start()}: leave it out"
+                )
         return self
 
 
@@ -103,8 +123,10 @@ class ChatBody(Asked):
     @property
     def most(self) -> int:
         """How many tokens the answer may have."""
-        asked = self.max_completion_tokens or self.max_tokens
-        return 128 if asked is None else asked
+        for asked in (self.max_completion_tokens, self.max_tokens):
+            if asked is not None:
+                return asked
+        return 128
 
 
 # ── The forms of an answer ──────────────────────────────────────────────────────────
