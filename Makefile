@@ -63,7 +63,7 @@ gallery: environment
 	"$(PY)" -m tests.tools.gallery $(ARGS)
 
 bench: model
-	$(RUN) tests/tools/benchmarks/bench.py $(ARGS)
+	$(RUN) -m tests.tools.benchmarks.bench $(ARGS)
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
