@@ -17,7 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from tests.support.course import ROOT
-from tests.tools import refresh
+from tests.tools import generated, refresh
 
 MAX_BYTES = 700_000
 MAX_NOT_COMPARED = 3
@@ -329,7 +329,7 @@ def generated_parts_are_current(book: Book) -> Iterator[str]:
         )
         yield from (f"no cell is tagged {kind}" for kind in sorted(due - kinds))
     for cell, now in zip(
-        book.nb.cells, refresh.fill(book.nb, book.path).cells, strict=True
+        book.nb.cells, generated.fill(book.nb, book.path).cells, strict=True
     ):
         if cell.source != now.source:
             yield f"{at(cell)}: out of date, run make refresh"

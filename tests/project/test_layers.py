@@ -23,7 +23,7 @@ from tests.support.course import (
     earlier_modules,
     needed_by,
 )
-from tests.tools import refresh
+from tests.tools import generated
 
 PACKAGE = ROOT / "radix_lib"
 
@@ -180,7 +180,7 @@ def test_every_numbered_notebook_is_in_the_manifest() -> None:
 
 def test_the_readme_lists_the_chapters_as_the_manifest_has_them() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == refresh.with_table(readme), "out of date, run make refresh"
+    assert readme == generated.with_tables(readme), "out of date, run make refresh"
     for chapter in COURSE:
         builds = ", ".join(f"`{module}`" for module in chapter.builds) or "–"
         assert f" | {builds} | {chapter.outcome} |" in readme

@@ -11,7 +11,7 @@ course says:
   folder go;
 - a cell tagged `nbval-ignore-output` (clock times, raw floats) keeps the output it
   had, if any; after a change of such a cell, clear its output or pass --renew;
-- a Markdown cell tagged `generated:…` is written anew from `assets/` (see `fill`);
+- a Markdown cell tagged `generated:…` is written anew from `assets/` (see `generated`);
 - a notebook with an error is left as it was, and nothing after it is run. A cell tagged
   `raises-exception` may raise.
 """
@@ -41,6 +41,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from tests.support.kernel_environment import kernel_environment
+from tests.tools.generated import fill, tags, with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,11 +84,6 @@ class ThisEnvironment(KernelSpecManager):
             ["--log-level=ERROR"]
         )
         return KernelSpec(resource_dir=ipykernel.kernelspec.RESOURCES, **spec)
-
-
-def tags(cell: NotebookNode) -> list[str]:
-    """The tags of a cell."""
-    return list(cell.metadata.get("tags", []))
 
 
 # ── Normal form ───────────────────────────────────────────────────────────────────────
@@ -185,113 +181,6 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
         if output.output_type == "stream":
             streams[output.name] = output
     return merged
-
-
-# ── Generated cells ───────────────────────────────────────────────────────────────────
-
-
-def fill(notebook: NotebookNode, path: Path) -> NotebookNode:
-    """A copy whose generated Markdown cells say what `assets/` and the folder say now.
-
-    `generated:nav` is the bar at the end, `generated:contents` the table of the
-    chapters, `generated:glossary` all terms, and `generated:references` the sources
-    named by the cell's other tags, `cite:…`.
-    """
-    notebook = deepcopy(notebook)
-    for cell in notebook.cells:
-        kind = next((tag for tag in tags(cell) if tag.startswith("generated:")), None)
-        if kind is not None:
-            cell.source = GENERATED[kind.removeprefix("generated:")](cell, path)
-    return notebook
-
-
-def _asset(name: str) -> Any:
-    return json.loads((ROOT / "assets" / name).read_text(encoding="utf-8"))
-
-
-def _nav(cell: NotebookNode, path: Path) -> str:
-    if path.parent.name == "solutions":
-        return f"[← Back to the chapter](../{path.name}#Exercises)"
-    there = [
-        c
-        for c in _asset("chapters.json")
-        if path.with_name(f"{c['file']}.ipynb").exists()
-    ]
-    names = [c["file"] for c in there]
-    at = names.index(path.stem)
-    links = [f"[{c['file'][:2]} {c['title']}]({c['file']}.ipynb)" for c in there]
-    bar = [f"← {links[at - 1]}"] if at else []
-    first = "00_start_here.ipynb" if at else ""
-    bar += [f"[Contents]({first}#The-course)", f"[Glossary]({first}#Glossary)"]
-    if (path.parent / "solutions" / path.name).exists():
-        bar.append(f"[Solutions](solutions/{path.name})")
-    return " · ".join([*bar, *(f"{link} →" for link in links[at + 1 : at + 2])])
-
-
-def _contents(cell: NotebookNode, path: Path) -> str:
-    rows = ["| chapter | you build | you find out |", "|---|---|---|"]
-    for chapter in _asset("chapters.json"):
-        name = f"{chapter['file'][:2]} {chapter['title']}"
-        notes = []
-        if path.with_name(f"{chapter['file']}.ipynb").exists():
-            name = f"[{name}]({chapter['file']}.ipynb)"
-        else:
-            notes.append("in preparation")
-        if chapter.get("optional"):
-            notes.append("optional")
-        if notes:
-            name += f" *({', '.join(notes)})*"
-        builds = ", ".join(f"`{module}`" for module in chapter["builds"])
-        rows.append(f"| {name} | {builds or 'nothing yet'} | {chapter['question']} |")
-    return "\n".join(rows)
-
-
-def chapters_table() -> str:
-    """The README's table of the chapters."""
-    rows = ["| chapter | builds | you leave with |", "|---|---|---|"]
-    for chapter in _asset("chapters.json"):
-        file, title = chapter["file"], chapter["title"]
-        name = f"{file[:2]} {title[0].lower()}{title[1:]}"
-        notes = []
-        if (ROOT / "notebooks" / f"{file}.ipynb").exists():
-            name = f"[{name}](notebooks/{file}.ipynb)"
-        else:
-            notes.append("in preparation")
-        if chapter.get("optional"):
-            notes.append("optional")
-        if notes:
-            name += f" *({', '.join(notes)})*"
-        builds = ", ".join(f"`{module}`" for module in chapter["builds"])
-        rows.append(f"| {name} | {builds or '–'} | {chapter['outcome']} |")
-    return "\n".join(rows)
-
-
-def with_table(readme: str) -> str:
-    """The README with its table of the chapters as `chapters.json` has it now."""
-    start = readme.index("| chapter |")
-    end = readme.index("\n\n", start)
-    return readme[:start] + chapters_table() + readme[end:]
-
-
-def _glossary(cell: NotebookNode, path: Path) -> str:
-    terms = sorted(_asset("glossary.json").items(), key=lambda item: item[0].lower())
-    return "\n".join(
-        ["| term | meaning |", "|---|---|", *(f"| **{t}** | {m} |" for t, m in terms)]
-    )
-
-
-def _references(cell: NotebookNode, path: Path) -> str:
-    sources = _asset("references.json")
-    keys = [tag.removeprefix("cite:") for tag in tags(cell) if tag.startswith("cite:")]
-    return "\n".join(["## References", "", *(f"- {sources[key]}" for key in keys)])
-
-
-GENERATED: dict[str, Callable[[NotebookNode, Path], str]] = {
-    "nav": _nav,
-    "contents": _contents,
-    "glossary": _glossary,
-    "references": _references,
-}
 
 
 # ── Execution ─────────────────────────────────────────────────────────────────────────
@@ -478,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
     readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
