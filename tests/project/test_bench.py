@@ -117,6 +117,8 @@ def test_a_whole_run_is_stored_and_a_part_of_one_is_not(
     monkeypatch.setattr(bench, "PARTS", ["one", "other"])
     with pytest.raises(SystemExit):
         bench.main(["--store", "--only", "one"])
+    with pytest.raises(SystemExit):
+        bench.main(["--runs", "0"])
     assert bench.main(["--only", "other", "--runs", "1"]) == 0
     (row,) = rows.read(folder / "build" / "bench.json").rows
     assert (row.part, row.runs) == ("other", 1)

@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.store and options.only:
         parser.error("--store keeps a whole run: leave --only out")
+    if options.runs is not None and options.runs < 1:
+        parser.error(f"--runs {options.runs}: a row needs at least one")
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = {options.only} if options.only else set(PARTS)

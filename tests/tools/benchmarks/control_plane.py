@@ -1,4 +1,9 @@
-"""The control plane beside SGLang's own radix caches: whole lives of requests."""
+"""The control plane beside SGLang's own radix caches: whole lives of requests.
+
+`RADIX_LIB_PEERS` names a folder that drives several caches through the same traces; the
+environment that it made, with SGLang in it, lies in `PEERS_ROOT`. Neither is part of
+the course.
+"""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def time_of(seconds: float | None) -> str:
     """A time with its unit, in three digits.
 
     >>> [time_of(seconds) for seconds in (12.34, 0.0456, 2.9e-5, None)]
-    ['12.3 s', '45.6 ms', '29 µs', '–']
+    ['12.3 s', '45.6 ms', '29.0 µs', '–']
     """
     if seconds is None:
         return "–"
@@ -182,16 +182,16 @@ def time_of(seconds: float | None) -> str:
 def digits(number: float) -> str:
     """Three digits of a number, or all those before its point.
 
-    >>> digits(0.98765), digits(12.34), digits(1.5), digits(12345.6)
-    ('0.988', '12.3', '1.5', '12,346')
+    >>> digits(0.98765), digits(12), digits(1.5), digits(123.4), digits(12345.6)
+    ('0.988', '12.0', '1.50', '123', '12,346')
     """
-    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+    return f"{number:#.3g}".rstrip(".") if number < 1000 else f"{number:,.0f}"
 
 
 def cells(each: Row) -> list[str]:
     """What a table says of a row, from its second column on."""
     times = [time_of(each.ours), time_of(each.theirs)]
-    due = "" if each.target is None else f"≥ {digits(each.target)}"
+    due = "" if each.target is None else f"≥ {each.target:.3g}"
     if each.ratio is None or each.lowest is None or each.highest is None:
         return [each.peer, *times, f"left out: {each.left_out}", "", due]
     spread = f"{digits(each.lowest)} to {digits(each.highest)}"
@@ -203,13 +203,14 @@ HEAD = ("what", "beside", "ours", "theirs", "theirs ÷ ours", "runs", "due")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Rows as a Markdown table, one part after the other."""
+    """Rows as a Markdown table, one part after the other, under its name."""
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     parts: dict[str, list[Row]] = {}
     for each in rows:
         parts.setdefault(each.part, []).append(each)
     for part, members in parts.items():
-        lines.append(_line([f"**{part}**", *[""] * (len(HEAD) - 1)]))
+        if len(parts) > 1:
+            lines.append(_line([f"**{part}**", *[""] * (len(HEAD) - 1)]))
         lines += [_line([each.what, *cells(each)]) for each in members]
     return "\n".join(lines)
 

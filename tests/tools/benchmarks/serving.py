@@ -26,7 +26,7 @@ from radix_lib.workloads import (
     few_shot,
     nothing_shared,
 )
-from tests.tools.benchmarks.forward import ARITHMETIC, timed
+from tests.tools.benchmarks.forward import ARITHMETIC, sides, timed
 from tests.tools.benchmarks.rows import (
     EXACT,
     EXECUTOR,
@@ -83,7 +83,7 @@ class Serving:
     """Several ways to answer requests; each returns the seconds that it took."""
 
     def __init__(self) -> None:
-        self.loaded = load_model()
+        self.loaded = sides().loaded
         self.model: Any = self.loaded.model
         self.model.generation_config = neutral()
         self.words = Words(self.loaded.tokenizer.encode)
