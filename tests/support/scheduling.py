@@ -11,16 +11,20 @@ from tests.support.inspection import check_router
 
 
 def check_scheduler(scheduler: Scheduler, step: Step | None = None) -> None:
-    """Everyone is in one place, with a lease or without, and the router is whole."""
-    router = scheduler.router
-    check_router(router, getattr(scheduler.model, "memory", None))
+    """The router is whole, and so is the queue."""
+    check_router(scheduler.router, getattr(scheduler.model, "memory", None))
+    check_queue(scheduler)
+
+
+def check_queue(scheduler: Scheduler) -> None:
+    """Everyone is in one place, with a lease or without."""
     numbers = [request.number for request in scheduler.waiting]
     assert numbers == sorted(numbers)
     everyone = set(scheduler.unfinished.values())
     assert {*scheduler.waiting, *scheduler.running} == everyone
     assert not {*scheduler.waiting} & {*scheduler.running}
     leases = {request.lease for request in scheduler.running}
-    assert leases <= {*router.leases}
+    assert leases <= {*scheduler.router.leases}
     assert all(request.lease is None for request in scheduler.waiting)
     for request in everyone:
         state = "running" if request in scheduler.running else "waiting"

@@ -210,8 +210,8 @@ def _check_step(scheduler: Scheduler, step: Step) -> None:
 class RememberingModel(TokenTime):
     """Token time with a memory: whatever a step reads must be the request's own."""
 
-    def __init__(self, n_pages: int, page_size: int):
-        super().__init__(n_pages, page_size, vocab_size=VOCABULARY)
+    def __init__(self, n_pages: int, page_size: int, policy: str = "lru"):
+        super().__init__(n_pages, page_size, policy=policy, vocab_size=VOCABULARY)
         self.memory = Memory(page_size)
 
     def step(self, leases: Sequence[Lease], n_tokens: Sequence[int]) -> list[int]:
