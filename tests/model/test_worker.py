@@ -9,6 +9,7 @@ import itertools
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from radix_lib.engine import Engine
 from radix_lib.request import Request
 from radix_lib.scheduler import Scheduler
 from radix_lib.worker import TellingModel, application
+from tests.support.clients import crowd
 from tests.support.serving import serving, tiny_with
 
 MARK = "<|im_start|>"
@@ -335,6 +337,53 @@ def test_overload_is_503_and_never_a_hang(
         assert refused.status_code == 503
         assert "1 requests are under way" in refused.json()["error"]["message"]
         assert is_idle(model)
+
+
+@pytest.mark.parametrize("max_requests", [256, 16])
+def test_64_clients_at_once_are_all_answered_and_the_books_are_whole(
+    tiny: Any, real: Any, max_requests: int
+) -> None:
+    # Room for three or four of them: the others queue, or hear 503 and come again.
+    with serving(
+        tiny, real.tokenizer, n_pages=64, page_size=4, max_requests=max_requests
+    ) as (address, model):
+        outcomes = asyncio.run(crowd(address, 64, max_retries=1_000))
+        assert outcomes == {"answered": 64}
+        assert_books_are_whole(address, model)
+
+
+def test_of_64_clients_those_that_are_too_many_are_refused_by_name(
+    tiny: Any, real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tiny, real.tokenizer, n_pages=64, page_size=4, max_requests=16) as (
+        address,
+        model,
+    ):
+        may_go_on = threading.Event()
+        step = model.step
+
+        def step_when_all_have_come(*args: Any) -> Any:
+            may_go_on.wait(timeout=60)
+            return step(*args)
+
+        def let_go_on(outcomes: Counter[str]) -> None:
+            if outcomes["refused by name"] == 48:
+                may_go_on.set()
+
+        monkeypatch.setattr(model, "step", step_when_all_have_come)
+        outcomes = asyncio.run(crowd(address, 64, after_each=let_go_on, seconds=120))
+        assert outcomes == {"answered": 16, "refused by name": 48}
+        assert_books_are_whole(address, model)
+
+
+def assert_books_are_whole(address: str, model: TellingModel) -> None:
+    """No request holds anything: every page is free, or in the tree and unlocked."""
+    assert is_idle(model)
+    info = get(f"{address}/server_info").json()
+    assert info["requests"] == 0
+    pages = info["pages"]
+    assert pages["free"] + pages["unlocked"] == model.router.page_manager.n_pages
+    assert pages["locked"] == pages["private"] == 0
 
 
 def test_the_pages_of_a_worker_are_told_and_flushed(
