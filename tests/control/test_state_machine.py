@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -12,6 +10,7 @@ from radix_lib.radix_cache import CacheNode, RadixCache
 from radix_lib.radix_tree import RadixTree
 from radix_lib.router import Router
 from radix_lib.scheduler import Scheduler
+from tests.support.planting import Fault
 from tests.support.state_machine import play
 
 QUICK_SEEDS = range(50)
@@ -51,30 +50,6 @@ def test_everything_at_once_agrees_with_the_oracle_at_length():
 
 
 # ── The oracle is tested itself ───────────────────────────────────────────────────────
-
-
-class Fault(NamedTuple):
-    """One small change to the library: in a method, `right` becomes `wrong`."""
-
-    owner: type
-    method: str
-    right: str
-    wrong: str
-
-    def plant(self, patch: pytest.MonkeyPatch) -> None:
-        method: Any = vars(self.owner)[self.method]
-        source = inspect.getsource(method)
-        assert source.count(self.right) == 1, "the library has changed"
-        # Inside a function with a variable `__class__`, as `super()` wants it.
-        lines = [
-            "from __future__ import annotations",
-            "def made(__class__):",
-            source.replace(self.right, self.wrong),
-            f"    return {self.method}",
-        ]
-        scope: dict[str, Any] = {}
-        exec("\n".join(lines), method.__globals__, scope)
-        patch.setattr(self.owner, self.method, scope["made"](self.owner))
 
 
 FAULTS = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from radix_lib.radix_tree import unpack_tokens
 from radix_lib.router import Lease, Router
@@ -29,6 +30,16 @@ class Request:
     n_cached: int  # tokens that were found when it came
     n_computed: int  # tokens whose K/V exist
     n_shared: int  # pages at the front of its page table that are the tree's
+
+
+class InTree(NamedTuple):
+    """A prefix in the tree."""
+
+    page: int  # where the K/V of its last tokens are
+    lock_ref: int  # how many requests rely on it
+    created: int  # these three say when it is evicted
+    last_access: int
+    hits: int
 
 
 class RouterOracle:
@@ -187,15 +198,16 @@ class RouterOracle:
         due = request.n_cached, request.n_computed, request.n_shared
         assert found == due, f"cached, computed, shared: {found}, not {due}"
 
-    def _in_tree(self) -> dict[Prefix, tuple[int, int]]:
-        """The page of every prefix, and how many requests rely on it."""
+    def _in_tree(self) -> dict[Prefix, InTree]:
         locks = Counter(
             prefix
             for namespace, tokens in self.cache.locks
             for prefix in self.cache.prefixes(tokens, namespace)
         )
         return {
-            prefix: (page.id, locks[prefix])
+            prefix: InTree(
+                page.id, locks[prefix], page.created, page.last_use, page.hits
+            )
             for prefix, page in self.cache.pages.items()
         }
 
@@ -247,16 +259,17 @@ class RouterOracle:
         ]
 
 
-def _in_tree(router: Router) -> dict[Prefix, tuple[int, int]]:
-    """The page of every prefix in a router's tree, and the locks of its node."""
-    found: dict[Prefix, tuple[int, int]] = {}
+def _in_tree(router: Router) -> dict[Prefix, InTree]:
+    """What a router's tree has of every prefix."""
+    found: dict[Prefix, InTree] = {}
     page_size = router.page_size
     ends: dict[object, list[int]] = {}  # the tokens up to the end of a node
     for node in router.cache.nodes():
         tokens = ends.get(node.parent, []) + unpack_tokens(node.key)
         ends[node] = tokens
         above = len(tokens) - len(node.pages) * page_size
+        uses = node.lock_ref, node.created, node.last_access, node.hits
         for i, page in enumerate(node.pages.tolist(), start=1):
             prefix = tuple(tokens[: above + i * page_size])
-            found[node.namespace, prefix] = page, node.lock_ref
+            found[node.namespace, prefix] = InTree(page, *uses)
     return found

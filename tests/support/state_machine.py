@@ -71,7 +71,7 @@ class Machine:
             for n_tokens in (1, self.page_size, self.page_size, 2 * self.page_size + 1)
         ]
         self.answers: dict[Request, list[int]] = {}  # what is due to each
-        self.n_beside = self.rng.randint(1, 3)  # leases of others, at most
+        self.n_beside = self.rng.randint(1, 3)  # leases of others, forks aside
         self.beside: list[Lease] = []
         self.ended: list[Lease] = []
         self.said: list[list[int]] = []  # prompts, and prompts with their answers
@@ -100,6 +100,10 @@ class Machine:
     def due(self, request: Request) -> list[int]:
         """The answer that a request alone would get."""
         return alone(self.model, request)
+
+    def check_row(self, lease: Lease, row: Any) -> None:
+        """What the model says of the token that follows is what it says to it alone."""
+        assert row == self.model.next_token(lease.tokens)
 
     # ── Playing ───────────────────────────────────────────────────────────────────────
 
@@ -229,14 +233,12 @@ class Machine:
 
     # ── Leases of others ──────────────────────────────────────────────────────────────
 
-    def take(self, call: Callable[[], Lease | None]) -> None:
+    def take(self, call: Callable[[], Lease | None]) -> Lease | None:
         """Make a call that takes pages; the router sees to it that a refusal is due."""
         try:
-            lease = call()
+            return call()
         except OutOfPages:
-            return
-        if lease is not None:
-            self.beside.append(lease)
+            return None
 
     def admit(self) -> None:
         longest = self.router.max_tokens
@@ -244,14 +246,18 @@ class Machine:
         room = min(self.rng.choice([0, 0, 1, 4]), longest - len(tokens))
         name = self.rng.choice(NAMES)
         self.note("admit", tokens, name, room)
-        self.take(lambda: self.router.admit(tokens, name, room))
+        if lease := self.take(lambda: self.router.admit(tokens, name, room)):
+            self.beside.append(lease)
 
     def compute(self) -> None:
-        lease = self.draw_lease()
+        self.compute_some(self.draw_lease())
+
+    def compute_some(self, lease: Lease) -> None:
         if lease.pending:
             n_tokens = self.rng.randint(1, len(lease.pending))
             self.note("compute", self.beside.index(lease), n_tokens)
-            self.model.step([lease], [n_tokens])
+            (row,) = self.model.step([lease], [n_tokens])
+            self.check_row(lease, row)
 
     def append(self) -> None:
         lease = self.draw_lease()
@@ -283,7 +289,11 @@ class Machine:
         longest = self.router.max_tokens
         room = min(self.rng.choice([0, 1, 4]), longest - lease.n_tokens)
         self.note("fork", self.beside.index(lease), room)
-        self.take(lambda: self.model.fork(lease, room))
+        if fork := self.take(lambda: self.model.fork(lease, room)):
+            self.beside.append(fork)
+            if fork.n_tokens < len(fork.page_table) * self.page_size:
+                fork.append(self.rng.randrange(VOCABULARY))
+            self.compute_some(fork)
 
     def end(self) -> None:
         lease = self.draw_lease()
