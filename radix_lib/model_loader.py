@@ -49,9 +49,10 @@ def load_model(
     afterwards it loads in a second or two from 0.5 GB in the cache folder
     (`RADIX_LIB_CACHE`, else `radix_lib` in the user's cache).
 
-    Raises ModelError when the model cannot be had (no network, no space, no such name),
-    is incomplete, or is not a supported decoder, and what torch raises when `device` or
-    `dtype` cannot be had.
+    Weights are read from safetensors alone, and code that comes with a model is not
+    run. Raises ModelError when the model cannot be had (no network, no space, no such
+    name), is incomplete, or is not a supported decoder, and what torch raises when
+    `device` or `dtype` cannot be had.
     """
     torch.empty(0, device=device, dtype=dtype)  # refuse before gigabytes are read
     name = name or _named_model()
@@ -69,13 +70,15 @@ def load_model(
             config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         check_supported(config)  # before the weights, which may be a long download
         with _named("tokenizer", name, where):
-            tokenizer = AutoTokenizer.from_pretrained(where)
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         with _named("weights", name, where):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where,
                 config=config,
                 dtype=dtype,
                 attn_implementation="sdpa",
+                use_safetensors=True,  # a pickle could run what it likes
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
             )

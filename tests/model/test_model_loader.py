@@ -374,6 +374,73 @@ def test_a_folder_without_a_file(broken: Path, missing: str, part: str) -> None:
     assert refused(broken).startswith(f"cannot load the {part} of '{broken}'")
 
 
+class Payload:
+    """Unpickled, it writes a file: what else a stranger's weights could do."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
+def test_weights_that_only_a_pickle_holds_are_refused_and_not_read(
+    broken: Path, name: str
+) -> None:
+    weights: dict[str, Any] = load_file(broken / "model.safetensors")
+    (broken / "model.safetensors").unlink()
+    torch.save(weights, broken / name)
+    assert refused(broken).startswith(f"cannot load the weights of '{broken}'")
+    torch.save(weights | {"more": Payload(broken / "mark")}, broken / name)
+    assert "safetensors" in refused(broken)
+    assert not (broken / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "classes"),
+    [
+        ("config.json", "auto_map", {"AutoConfig": "evil.Config"}),
+        ("config.json", "auto_map", {"AutoModelForCausalLM": "evil.Model"}),
+        ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.T", None]}),
+    ],
+    ids=["configuration", "model", "tokenizer"],
+)
+@pytest.mark.parametrize("known", [True, False], ids=["of a known type", "unknown"])
+def test_code_that_comes_with_a_model_never_runs(
+    broken: Path, file: str, key: str, classes: Any, known: bool
+) -> None:
+    mark = broken / "mark"
+    (broken / "evil.py").write_text(
+        f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+    )
+    if not known:
+        configure(broken, model_type="nonesuch")
+        told = json.loads((broken / "tokenizer_config.json").read_text())
+        told["tokenizer_class"] = "NonesuchTokenizer"
+        (broken / "tokenizer_config.json").write_text(json.dumps(told))
+    text = json.loads((broken / file).read_text()) | {key: classes}
+    (broken / file).write_text(json.dumps(text))
+    if known:
+        load_model(str(broken))  # with the class that transformers has for it
+    else:
+        assert "cannot load the configuration" in refused(broken)
+    assert not mark.exists()
+
+
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused(broken: Path) -> None:
+    (broken / "evil.py").write_text("raise SystemExit('it ran')\n")
+    (broken / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "NonesuchTokenizer",
+                "auto_map": {"AutoTokenizer": ["evil.NonesuchTokenizer", None]},
+            }
+        )
+    )
+    assert "trust_remote_code" in refused(broken)
+
+
 def test_truncated_weights(broken: Path) -> None:
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
