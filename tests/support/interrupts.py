@@ -1,68 +1,102 @@
-"""Ctrl-C, wherever Python may deliver it."""
+"""What may happen in the middle of a call, at each place of it in turn.
+
+Ctrl-C comes where Python looks for signals. The other kinds are made to happen at the
+same places: memory runs out, or the collector closes a stream that was forgotten.
+"""
 
 from __future__ import annotations
 
 import dis
 import functools
 import gc
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FrameType, FunctionType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 W = TypeVar("W")
 
 
-class CtrlC:
-    """Raises KeyboardInterrupt at the n-th place where CPython looks for signals.
+def ctrl_c() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def out_of_memory() -> NoReturn:
+    raise MemoryError
+
+
+class Interruption:
+    """Makes something happen at the n-th place where CPython looks for signals.
 
     Only places in `files` count. It looks when a function of Python's starts or a
-    generator goes on, after a call, and when a loop jumps back; nowhere else. So two
-    plain stores in a row are never parted, and a function that has its result returns
-    it: `return f(x)` is one place, inside the `try` around it.
+    generator goes on, after a call of what is not written in Python, and when a loop
+    jumps back; nowhere else. So two plain stores in a row are never parted, and what a
+    function of Python's returns reaches who called it. (Up to 3.11 it looks there too
+    if the call unpacks its arguments: `f(*args)`.)
     """
 
-    def __init__(self, at: int, files: Collection[str | None]):
+    def __init__(
+        self, at: int, files: Collection[str | None], happens: Callable[[], object]
+    ):
         self.at = at
         self.files = files
+        self.happens = happens
         self.seen = 0
         self.before: dict[FrameType, str] = {}  # the last instruction of each frame
+        self.called: set[FrameType] = set()  # they wait for a function of ours
 
     def place(self) -> None:
         """A place where it may come."""
         self.seen += 1
         if self.seen == self.at:
-            raise KeyboardInterrupt
+            self.happens()
 
     def enter(self, frame: FrameType) -> None:
-        """A function starts, or a generator goes on."""
-        self.before[frame] = ""
-        self.place()
+        """A function starts, or a generator goes on, in whatever file."""
+        caller = frame.f_back
+        if caller is not None and is_called_directly(frame.f_code):
+            self.called.add(caller)
+        if frame.f_code.co_filename in self.files:
+            self.before[frame] = ""
+            self.place()
 
     def instruction(self, frame: FrameType, offset: int) -> None:
         """A function is about to run the instruction at `offset`."""
         last = self.before.get(frame, "")
-        self.before[frame] = name = opcode_names(frame.f_code)[offset]
-        called = last.startswith("CALL") and "RETURN" not in name
-        if called or "JUMP_BACKWARD" in last:
+        self.before[frame] = opcode_names(frame.f_code)[offset]
+        looks = last.startswith("CALL")
+        if frame in self.called:
+            self.called.remove(frame)
+            looks = last == "CALL_FUNCTION_EX" and sys.version_info < (3, 12)
+        if looks or "JUMP_BACKWARD" in last:
             self.place()
 
 
+def is_called_directly(code: CodeType) -> bool:
+    """Not by what makes an object, enters a `with` or asks a generator."""
+    is_generator = code.co_flags & inspect.CO_GENERATOR
+    return not is_generator and not code.co_name.startswith("__")
+
+
 @contextmanager
-def traced(ctrl_c: CtrlC) -> Iterator[None]:
+def traced(watcher: Interruption) -> Iterator[None]:
     """Tell it of each start and instruction in this thread, with `sys.settrace`."""
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         if event == "call":
-            if frame.f_code.co_filename not in ctrl_c.files:
+            is_watched = frame.f_code.co_filename in watcher.files
+            # Else something is thrown into a generator, where nobody looks.
+            if not is_watched or is_at(frame, "RESUME"):
+                watcher.enter(frame)
+            if not is_watched:
                 return None
             frame.f_trace_lines = False
             frame.f_trace_opcodes = True
-            ctrl_c.enter(frame)
         elif event == "opcode":
-            ctrl_c.instruction(frame, frame.f_lasti)
+            watcher.instruction(frame, frame.f_lasti)
         return trace
 
     outer = sys.gettrace()
@@ -74,33 +108,39 @@ def traced(ctrl_c: CtrlC) -> Iterator[None]:
 
 
 @contextmanager
-def monitored(ctrl_c: CtrlC) -> Iterator[None]:
+def monitored(watcher: Interruption) -> Iterator[None]:
     """As `traced`, from Python 3.12 on, where a trace misses most instructions."""
     monitoring = sys.monitoring
     events = monitoring.events
     tool = monitoring.DEBUGGER_ID
-    codes = [code for file in ctrl_c.files if file for code in codes_of(file)]
+    starts = events.PY_START | events.PY_RESUME
+    codes = [code for file in watcher.files if file for code in codes_of(file)]
 
     def start(code: CodeType, offset: int) -> None:
-        ctrl_c.enter(sys._getframe(1))
+        watcher.enter(sys._getframe(1))
 
     def instruction(code: CodeType, offset: int) -> None:
-        ctrl_c.instruction(sys._getframe(1), offset)
+        watcher.instruction(sys._getframe(1), offset)
 
-    def watch(what: int) -> None:
+    def watch(everywhere: int, in_files: int) -> None:
+        monitoring.set_events(tool, everywhere)
         for code in codes:
-            monitoring.set_local_events(tool, code, what)
+            monitoring.set_local_events(tool, code, in_files)
 
-    monitoring.use_tool_id(tool, "Ctrl-C")
+    monitoring.use_tool_id(tool, "interruptions")
     try:
-        for event in (events.PY_START, events.PY_RESUME):
-            monitoring.register_callback(tool, event, start)
+        monitoring.register_callback(tool, events.PY_START, start)
+        monitoring.register_callback(tool, events.PY_RESUME, start)
         monitoring.register_callback(tool, events.INSTRUCTION, instruction)
-        watch(events.PY_START | events.PY_RESUME | events.INSTRUCTION)
+        watch(starts, events.INSTRUCTION)
         yield
     finally:
-        watch(0)
+        watch(0, 0)
         monitoring.free_tool_id(tool)
+
+
+def is_at(frame: FrameType, opcode: str) -> bool:
+    return opcode_names(frame.f_code)[frame.f_lasti] == opcode
 
 
 @functools.cache
@@ -115,7 +155,7 @@ def opcode_names(code: CodeType) -> dict[int, str]:
 @functools.cache
 def codes_of(file: str) -> set[CodeType]:
     """The code of every function in a file that was imported."""
-    functions = [x for x in gc.get_objects() if isinstance(x, FunctionType)]
+    functions = [x for x in gc.get_objects() if type(x) is FunctionType]
     waiting = [f.__code__ for f in functions if f.__code__.co_filename == file]
     codes: set[CodeType] = set()
     while waiting:
@@ -127,26 +167,35 @@ def codes_of(file: str) -> set[CodeType]:
 
 
 def interrupted(
-    call: Callable[[], Any], at: int, files: Collection[str | None]
+    call: Callable[[], Any],
+    at: int,
+    files: Collection[str | None],
+    happens: Callable[[], object] = ctrl_c,
 ) -> bool:
-    """Make a call with Ctrl-C at place number `at`; whether it came to it."""
+    """Make a call in which something `happens` at place `at`; whether it came to it."""
     watched = monitored if sys.version_info >= (3, 12) else traced
+    watcher = Interruption(at, files, happens)
     try:
-        with watched(CtrlC(at, files)):
+        with watched(watcher):
             call()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MemoryError):
         return True
-    return False
+    came = watcher.seen >= at
+    assert not came or happens is not ctrl_c, "Ctrl-C was swallowed"
+    return came
 
 
 def interrupted_everywhere(
-    start: Callable[[], W], call: Callable[[W], Any], files: Collection[str | None]
+    start: Callable[[], W],
+    call: Callable[[W], Any],
+    files: Collection[str | None],
+    happens: Callable[[], object] = ctrl_c,
 ) -> Iterator[W]:
     """What `start` makes, after `call` on it was interrupted, at each place in turn."""
     at = 0
     while True:
         at += 1
         world = start()
-        if not interrupted(partial(call, world), at, files):
+        if not interrupted(partial(call, world), at, files, happens):
             return
         yield world
