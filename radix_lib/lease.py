@@ -31,7 +31,7 @@ class Lease:
     n_shared = 0
     n_cached = 0
     n_computed = 0
-    entered = False  # in a `with`: its end may come from there
+    entered = False  # in a `with` or a stream: its end may come from there
 
     def __init__(self, router: Any, key: bytes, namespace: Hashable):
         self.router = router  # the `Router` that gave it

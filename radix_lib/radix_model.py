@@ -10,8 +10,8 @@ Left out here: who is served when, and requests that join a running batch (chapt
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -148,7 +148,6 @@ class RadixAttentionModel(Guarded):
             )
         return as_token_ids(prompt)
 
-    @atomic
     def prefill(
         self,
         prompt: Prompt,
@@ -165,20 +164,42 @@ class RadixAttentionModel(Guarded):
         """
         if chunk_tokens is not None:
             chunk_tokens = whole_number(chunk_tokens, "chunk_tokens", least=1)
-        lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
+        held: list[Lease] = []
         try:
-            while pending := lease.pending[:chunk_tokens]:
-                chunk = Chunk(pending, lease.n_computed, lease.page_table)
-                logits = self._forward([chunk])[0]
-                lease.advance(len(pending))
-                self.router.commit(lease)  # others find it before we answer
-            self._requests += 1
-            self._prompt_tokens += lease.n_tokens
-            self._cached_tokens += lease.n_cached
+            logits = self._prefill(
+                held, prompt, namespace, max_new_tokens, chunk_tokens
+            )
         except BaseException:
-            self.router.cancel(lease)
+            self._drop(held)
             raise
-        return lease, logits
+        return held[0], logits
+
+    @atomic
+    def _prefill(
+        self,
+        held: list[Lease],
+        prompt: Prompt,
+        namespace: Hashable,
+        max_new_tokens: int,
+        chunk_tokens: int | None,
+    ) -> Tensor:
+        """Prefill; the lease is put into `held` as soon as there is one."""
+        lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
+        held.append(lease)
+        while pending := lease.pending[:chunk_tokens]:
+            chunk = Chunk(pending, lease.n_computed, lease.page_table)
+            logits = self._forward([chunk])[0]
+            lease.advance(len(pending))
+            self.router.commit(lease)  # others find it before we answer
+        self._requests += 1
+        self._prompt_tokens += lease.n_tokens
+        self._cached_tokens += lease.n_cached
+        return logits
+
+    def _drop(self, leases: Sequence[Lease]) -> None:
+        """Cancel those that live: an interrupt keeps them from who would end them."""
+        for lease in leases:
+            self.router.drop(lease)
 
     @atomic
     def decode_step(self, leases: Sequence[Lease], tokens: Sequence[int]) -> Tensor:
@@ -250,23 +271,29 @@ class RadixAttentionModel(Guarded):
         self.router.checked_key(sampling.stop)
         return Sampler(sampling, {*sampling.stop, *end_tokens(self.model)})
 
-    @atomic
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease that goes on from the same tokens. Whole pages are shared.
 
         The partial last page will be written by both, so the fork gets a copy of its
         own.
         """
-        fork = self.router.fork(lease, max_new_tokens)
+        held: list[Lease] = []
         try:
-            tail = fork.n_shared  # where the page that is computed in part would be
-            if fork.n_computed > tail * self.pool.page_size:
-                source = int(lease.page_table[tail])
-                self.pool.copy_page(source, int(fork.page_table[tail]))
+            self._fork(held, lease, max_new_tokens)
         except BaseException:
-            self.router.cancel(fork)
+            self._drop(held)
             raise
-        return fork
+        return held[0]
+
+    @atomic
+    def _fork(self, held: list[Lease], lease: Lease, max_new_tokens: int) -> None:
+        """Fork; the second lease is put into `held` as soon as there is one."""
+        fork = self.router.fork(lease, max_new_tokens)
+        held.append(fork)
+        tail = fork.n_shared  # where the page that is computed in part would be
+        if fork.n_computed > tail * self.pool.page_size:
+            source = int(lease.page_table[tail])
+            self.pool.copy_page(source, int(fork.page_table[tail]))
 
     def generate(
         self, prompt: Prompt, max_new_tokens: int = 32, **options: Any
@@ -286,8 +313,9 @@ class RadixAttentionModel(Guarded):
         character is shown when all its bytes have come; the last text is the whole.
         Closed before that, what was committed stays and everything else is given back.
         """
-        for (answer,) in self._answers(prompt, 1, max_new_tokens, **options):
-            yield answer
+        with closing(self._answers(prompt, 1, max_new_tokens, **options)) as answers:
+            for (answer,) in answers:
+                yield answer
 
     def sample(
         self, prompt: Prompt, n: int, max_new_tokens: int = 32, **options: Any
@@ -307,7 +335,7 @@ class RadixAttentionModel(Guarded):
         *,
         namespace: Hashable = None,
         **options: Any,
-    ) -> Iterator[list[Generation]]:
+    ) -> Generator[list[Generation], None, None]:
         """Answer a prompt `n` times at once; yields all answers after each token.
 
         One that has ended gives its pages back at once; the others, when this is closed
@@ -320,18 +348,21 @@ class RadixAttentionModel(Guarded):
         ends = {*sampling.stop, *end_tokens(self.model)}
         began = time.perf_counter()
         first_token_seconds = 0.0
-        with ExitStack() as held:
+        held: list[Lease] = []
+        try:
             # A lease for each answer: the prompt is computed once, the others fork.
             lease, logits = self.prefill(
                 prompt, namespace=namespace, max_new_tokens=max_new_tokens
             )
-            held.enter_context(lease)
+            held.append(lease)
+            for _ in range(1, n):
+                held.append(self.fork(lease, max_new_tokens))
             n_prompt = lease.n_tokens
             n_cached = lease.n_cached
-            drafts = [Draft(lease, sampling.seed)]
-            for i in range(1, n):
-                fork = held.enter_context(self.fork(lease, max_new_tokens))
-                drafts.append(Draft(fork, sampling.seed + i))
+            drafts = []
+            for i, lease in enumerate(held):
+                lease.entered = True  # it ends with this stream, if that is forgotten
+                drafts.append(Draft(lease, sampling.seed + i))
 
             running = drafts
             rows = logits.expand(n, -1)
@@ -369,6 +400,12 @@ class RadixAttentionModel(Guarded):
                         [draft.lease for draft in running],
                         [draft.tokens[-1] for draft in running],
                     )
+        finally:
+            try:
+                self._drop(held)
+            except BaseException:
+                self._drop(held)  # interrupted before the last of them had ended
+                raise
 
     def flush(self) -> None:
         """Forget all K/V, as is due after a change of weights.
