@@ -48,9 +48,11 @@ def test_growing_evicts_only_what_nobody_uses(router: Router):
 def test_a_lease_with_room_enough_stays_as_it_is(router: Router):
     lease = router.admit([1, 2, 3], max_new_tokens=3)
     before = snapshot(router)
+    pages = lease.page_table
     router.grow(lease, 0)
     router.grow(lease, 3)
     assert snapshot(router) == before
+    assert lease.page_table is pages
 
 
 def test_a_lease_that_has_to_wait_for_pages_is_told_why(router: Router):

@@ -136,12 +136,13 @@ def test_more_than_is_free_takes_none_and_says_how_many_are():
     manager = PageManager(n_pages=4, page_size=1)
     manager.allocate(3)
     before = snapshot(manager)
-    with pytest.raises(
-        OutOfPages, match="pages needed: 2, free: 1, evictable: 0"
-    ) as caught:
+    with pytest.raises(OutOfPages) as caught:
         manager.allocate(2)
     assert (caught.value.needed, caught.value.free, caught.value.evictable) == (2, 1, 0)
-    assert "Wait for a request to finish, or make the pool larger" in str(caught.value)
+    assert str(caught.value) == (
+        "pages needed: 2, free: 1, evictable: 0. Wait for a request to finish, or make "
+        "the pool larger"
+    )
     assert snapshot(manager) == before
 
 
@@ -247,10 +248,10 @@ def break_number(manager):
 @pytest.mark.parametrize(
     ("broken", "what"),
     [
-        (break_count, "negative"),
-        (break_free_list, "twice"),
-        (break_holder, "has a holder"),
-        (break_number, "lost"),
+        (break_count, "a count is negative"),
+        (break_free_list, "a page is on the free list twice"),
+        (break_holder, "a page on the free list has a holder"),
+        (break_number, "a page without holder is lost"),
     ],
 )
 def test_the_integrity_check_names_what_is_broken(broken, what):
@@ -258,8 +259,9 @@ def test_the_integrity_check_names_what_is_broken(broken, what):
     manager.allocate(2)
     manager.check_integrity()
     broken(manager)
-    with pytest.raises(AssertionError, match=what):
+    with pytest.raises(AssertionError) as caught:
         manager.check_integrity()
+    assert str(caught.value) == what
 
 
 # ── Against plain counting ────────────────────────────────────────────────────────────

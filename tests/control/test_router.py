@@ -237,6 +237,7 @@ def test_a_fork_at_the_end_of_a_page_copies_nothing():
     fork = router.fork(lease, max_new_tokens=2)
     check_router(router, memory)
     assert len(fork.page_table) == fork.n_shared + 1
+    assert len(router.fork(lease).page_table) == fork.n_shared, "no room, no page"
 
 
 def test_a_fork_outlives_what_it_was_forked_from():

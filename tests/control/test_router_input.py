@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from radix_lib.page_manager import OutOfPages
-from tests.support.inspection import check_idle, check_router, contents
+from radix_lib.radix_tree import pack_tokens
+from tests.support.inspection import check_idle, check_router, contents, snapshot
 from tests.support.small_routers import refused, router_of, serve
 from tests.support.strategies import BAD_TOKENS
 
@@ -92,6 +93,25 @@ def test_a_hit_on_half_of_an_edge_counts_its_pages_only(busy):
     lease = busy.admit(tokens[:-1], "tenant")
     assert (lease.n_cached, busy.usage().free) == (2, 0)
     assert ("tenant", (1, 2, 5, 6)) not in contents(busy.cache)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "namespace", "most"),
+    [
+        ([9] * 12, None, 4),  # two pages are free, and two can go
+        ([1, 2, 3, 4, *[9] * 8], None, 6),  # two more are there, and in use anyway
+        ([1, 2, 5, 6, *[9] * 8], "tenant", 4),  # two are there, and can go no more
+        ([1, 2, 5, 6], "tenant", 4),  # the last token is left to compute
+    ],
+)
+def test_there_is_room_for_so_many_pages_and_no_more(busy, tokens, namespace, most):
+    before = snapshot(busy)
+    assert [busy.has_room(tokens, namespace, n) for n in (most, most + 1)] == [
+        True,
+        False,
+    ]
+    assert busy.has_room(pack_tokens(tokens), namespace, most)
+    assert snapshot(busy) == before, "to look is no use"
 
 
 @pytest.mark.parametrize("room", [-1, 1.5, "a", None])

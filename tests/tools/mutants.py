@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,14 +33,18 @@ TESTS = {
     "page_manager": "page_manager",
     "radix_tree": "radix_tree radix_cache_input router_input",
     "radix_cache": "radix_cache radix_cache_input radix_cache_oracle eviction",
-    "lease": "router router_input growing_leases bad_arguments",
-    "router": "router router_input router_oracle growing_leases faults finalisers",
-    "admission": "orders scheduler schedules",
-    "orders": "orders scheduler",
-    "scheduler": "orders scheduler scheduler_bugs scheduler_faults schedules",
+    "lease": "router router_input growing_leases",
+    "router": "router router_input router_oracle growing_leases",
+    "admission": "orders scheduler scheduled_requests",
+    "orders": "orders scheduler scheduled_requests",
+    "scheduler": "orders scheduler scheduled_requests scheduler_bugs",
+}
+#: And those that what survives the first has to survive, too: they take their time.
+SLOW_TESTS = {
+    "router": "faults finalisers",
+    "scheduler": "scheduler_faults schedules",
 }
 
-#: What mutmut is told. The tests of `KVPool`, which need torch, are left out.
 CONFIG = """
 [tool.pytest.ini_options]
 addopts = ["--import-mode=importlib", "-m=not long", "-pno:cacheprovider"]
@@ -48,11 +53,16 @@ markers = ["long: takes more than half a minute"]
 source_paths = ["radix_lib"]
 only_mutate = ["radix_lib/{module}.py"]
 also_copy = ["radix_lib", "assets"]
-do_not_mutate_patterns = ["^class KVPool"]
 pytest_add_cli_args_test_selection = {tests}
-timeout_multiplier = 5.0
+timeout_multiplier = 3.0
 timeout_constant = 5.0
 """
+#: Added to `tests/support/strategies.py` of the copy: a failure is not made smaller.
+NO_SHRINKING = """
+from hypothesis import Phase
+QUICK = settings(QUICK, phases=[Phase.generate])
+"""
+#: The tests of `KVPool` need torch, which would be forked with every mutant.
 WITHOUT_TORCH = (
     "import sys; sys.modules['torch'] = None; from mutmut.__main__ import cli; cli()"
 )
@@ -91,13 +101,30 @@ def mutate(module: str) -> dict[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     for part in ("radix_lib", "assets", "tests"):
         shutil.copytree(ROOT / part, folder / part)
-    tests = [f"tests/control/test_{name}.py" for name in TESTS[module].split()]
-    config = CONFIG.format(module=module, tests=tests)
-    (folder / "pyproject.toml").write_text(config, encoding="utf-8")
-    log = mutmut(module, "run")
-    (folder / "log.txt").write_text(log, encoding="utf-8")
+    with (folder / "tests/support/strategies.py").open("a") as strategies:
+        strategies.write(NO_SHRINKING)
+    tests = TESTS[module]
+    states = run(module, tests)
+    alive = survivors(states)
+    if alive and module in SLOW_TESTS:
+        states = run(module, f"{tests} {SLOW_TESTS[module]}", alive)
+    return states
+
+
+def run(module: str, tests: str, mutants: Iterable[str] = ()) -> dict[str, str]:
+    """What becomes of the mutants of a module under some tests; () stands for all."""
+    files = [f"tests/control/test_{name}.py" for name in tests.split()]
+    config = CONFIG.format(module=module, tests=files)
+    for folder in (WORK / module, WORK / module / "mutants"):
+        if folder.exists():
+            (folder / "pyproject.toml").write_text(config, encoding="utf-8")
+    mutmut(module, "run", *mutants)
     results = mutmut(module, "results", "--all", "true")
-    return dict(line.strip().rsplit(": ", 1) for line in results.splitlines())
+    return dict(
+        line.strip().rsplit(": ", 1)
+        for line in results.splitlines()
+        if "KVPool" not in line
+    )
 
 
 def survivors(states: dict[str, str]) -> list[str]:
