@@ -6,12 +6,14 @@ from collections import Counter
 
 import pytest
 
+from radix_lib.eviction import POLICIES
+from radix_lib.orders import ORDERS
 from radix_lib.radix_cache import CacheNode, RadixCache
 from radix_lib.radix_tree import RadixTree
 from radix_lib.router import Router
 from radix_lib.scheduler import Scheduler
 from tests.support.planting import Fault
-from tests.support.state_machine import play
+from tests.support.state_machine import PAGE_SIZES, play
 
 QUICK_SEEDS = range(50)
 N_OPERATIONS = 100  # a machine
@@ -21,6 +23,9 @@ def check_counts(counts: Counter[str], n_operations: int) -> None:
     """All that can happen did, and often."""
     print(f"\n{n_operations:,} operations:", dict(sorted(counts.items())))
     assert counts["operations"] == n_operations
+    page_sizes = [f"pages of {page_size}" for page_size in PAGE_SIZES]
+    for kind in (*POLICIES, *ORDERS, *page_sizes):
+        assert counts[kind], kind
     for kind, one_in in {
         "steps": 2,
         "hits": 30,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from radix_lib.executor import Chunk
+from radix_lib.page_manager import KVPool
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.request import Request
 from radix_lib.router import Lease
@@ -87,6 +88,12 @@ FAULTS = {
         "fork",
         "self.pool.copy_page(source, int(fork.page_table[tail]))",
         "pass",
+    ),
+    "a fork is copied to its origin": Fault(
+        KVPool,
+        "copy_page",
+        "self.data[:, target] = self.data[:, source]",
+        "self.data[:, source] = self.data[:, target]",
     ),
 }
 

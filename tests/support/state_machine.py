@@ -63,9 +63,12 @@ class Machine:
         self.n_pages = (
             self.rng.randint(4, 12) + self.rng.choice([8, 16]) // self.page_size
         )
-        self.model: Any = self.draw_model(self.rng.choice(list(POLICIES)))
+        policy = self.rng.choice(list(POLICIES))
+        self.model: Any = self.draw_model(policy)
         self.router = self.model.router
         self.scheduler = WatchedScheduler(self.model, **self.draw_settings())
+        order = self.scheduler.waiting.order
+        self.router.counts.update([policy, order, f"pages of {self.page_size}"])
         self.words = [
             [self.rng.randrange(VOCABULARY) for _ in range(n_tokens)]
             for n_tokens in (1, self.page_size, self.page_size, 2 * self.page_size + 1)
@@ -117,7 +120,7 @@ class Machine:
         except Exception as error:
             done = "\n".join(self.log)
             raise AssertionError(
-                f"seed {self.seed}, {len(self.log)} notes:\n{done}\n{error!r}"
+                f"seed {self.seed}:\n{done}\n{_chain(error)}"
             ) from error
 
     def operate(self) -> None:
@@ -138,6 +141,9 @@ class Machine:
     def check(self) -> None:
         """Pages, counts, locks, leases, queue and answers are what they have to be."""
         self.router.check()
+        self.check_requests()
+
+    def check_requests(self) -> None:
         check_queue(self.scheduler)
         running = {request.lease for request in self.scheduler.running}
         others = {*self.beside, *self.router.forgotten}
@@ -160,7 +166,7 @@ class Machine:
         self.check()
         while self.scheduler.n_unfinished:
             self.scheduler.advance()  # never in vain: nobody else holds a page
-            self.check()
+            self.check_requests()
         assert not self.answers, "a request never ended"
         check_idle(self.router)
 
@@ -374,6 +380,15 @@ class Machine:
         with pytest.raises(ValueError, match=words):
             call()
         self.router.counts["bad calls"] += 1
+
+
+def _chain(error: BaseException | None) -> str:
+    """An error, and those on whose account it was raised."""
+    chain = []
+    while error is not None:
+        chain.append(repr(error))
+        error = error.__context__
+    return ", after ".join(chain)
 
 
 def play(

@@ -163,7 +163,10 @@ class WatchedRouter(Router):
 
 
 class WatchedScheduler(Scheduler):
-    """A scheduler that retracts whom it should, and tells what was cached."""
+    """A scheduler that retracts whom it should, and keeps to its limits.
+
+    What it has the router do is compared call by call.
+    """
 
     router: WatchedRouter
 
@@ -173,6 +176,7 @@ class WatchedScheduler(Scheduler):
         counts["steps"] += 1
         for kind in ("admitted", "refused", "shared", "finished", "cancelled"):
             counts[kind] += len(getattr(step, kind))
+        self.router.check()
         assert tuple(step.usage) == self.router.oracle.usage()
         assert not step.failed, f"failed: {step.failed[0].error!r}"
         n_computed = step.computed.values()
