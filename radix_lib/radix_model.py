@@ -166,9 +166,8 @@ class RadixAttentionModel(Guarded):
             chunk_tokens = whole_number(chunk_tokens, "chunk_tokens", least=1)
         held: list[Lease] = []
         try:
-            logits = self._prefill(
-                held, prompt, namespace, max_new_tokens, chunk_tokens
-            )
+            request = self.encode(prompt), namespace, max_new_tokens
+            logits = self._prefill(held, chunk_tokens, *request)
         except BaseException:
             self._drop(held)
             raise
@@ -176,15 +175,14 @@ class RadixAttentionModel(Guarded):
 
     @atomic
     def _prefill(
-        self,
-        held: list[Lease],
-        prompt: Prompt,
-        namespace: Hashable,
-        max_new_tokens: int,
-        chunk_tokens: int | None,
+        self, held: list[Lease], chunk_tokens: int | None, *request: Any
     ) -> Tensor:
-        """Prefill; the lease is put into `held` as soon as there is one."""
-        lease = self.router.admit(self.encode(prompt), namespace, max_new_tokens)
+        """Admit a request and compute it. `held` gets its lease at once.
+
+        So whoever is interrupted on the way back from here knows what to give back.
+        """
+        tokens, namespace, max_new_tokens = request
+        lease = self.router.admit(tokens, namespace, max_new_tokens)
         held.append(lease)
         while pending := lease.pending[:chunk_tokens]:
             chunk = Chunk(pending, lease.n_computed, lease.page_table)
@@ -287,13 +285,12 @@ class RadixAttentionModel(Guarded):
 
     @atomic
     def _fork(self, held: list[Lease], lease: Lease, max_new_tokens: int) -> None:
-        """Fork; the second lease is put into `held` as soon as there is one."""
+        """Fork a lease. `held` gets the second one as soon as there is one."""
         fork = self.router.fork(lease, max_new_tokens)
         held.append(fork)
         tail = fork.n_shared  # where the page that is computed in part would be
         if fork.n_computed > tail * self.pool.page_size:
-            source = int(lease.page_table[tail])
-            self.pool.copy_page(source, int(fork.page_table[tail]))
+            self.pool.copy_page(lease.page_table[tail], fork.page_table[tail])
 
     def generate(
         self, prompt: Prompt, max_new_tokens: int = 32, **options: Any
@@ -358,11 +355,9 @@ class RadixAttentionModel(Guarded):
             for _ in range(1, n):
                 held.append(self.fork(lease, max_new_tokens))
             n_prompt = lease.n_tokens
-            n_cached = lease.n_cached
-            drafts = []
-            for i, lease in enumerate(held):
+            drafts = [Draft(lease, sampling.seed + i) for i, lease in enumerate(held)]
+            for lease in held:
                 lease.entered = True  # it ends with this stream, if that is forgotten
-                drafts.append(Draft(lease, sampling.seed + i))
 
             running = drafts
             rows = logits.expand(n, -1)
@@ -380,8 +375,8 @@ class RadixAttentionModel(Guarded):
                         draft.show(self.tokenizer),
                         list(draft.tokens),
                         n_prompt,
-                        n_cached,
-                        n_prompt - n_cached,
+                        held[0].n_cached,
+                        n_prompt - held[0].n_cached,
                         first_token_seconds,
                         seconds,
                     )
