@@ -196,7 +196,8 @@ def with_tables(readme: str) -> str:
     readme = readme[:start] + chapters_table() + readme[end:]
     start = readme.index(BENCH_BEGINS) + len(BENCH_BEGINS)
     end = readme.index(BENCH_ENDS)
-    return f"{readme[:start]}\n{bench_report(bench.read(bench.STORED))}\n{readme[end:]}"
+    report = bench_report(bench.read(bench.STORED))
+    return f"{readme[:start]}\n\n{report}\n\n{readme[end:]}"
 
 
 def bench_report(found: bench.Found) -> str:

@@ -36,10 +36,9 @@ from tests.tools.benchmarks.rows import (
 
 PAGE_SIZE = 16
 
-ARITHMETIC: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    EXACT: batch_invariant,
-    EXECUTOR: nullcontext,
-}
+Arithmetic = Callable[[], AbstractContextManager[Any]]
+
+ARITHMETIC: dict[str, Arithmetic] = {EXACT: batch_invariant, EXECUTOR: nullcontext}
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -10,6 +10,7 @@ import copy
 import random
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -17,7 +18,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
-from radix_lib import RadixAttentionModel, Scheduler, TokenTime, load_model
+from radix_lib import (
+    RadixAttentionModel,
+    Scheduler,
+    TokenTime,
+    batch_invariant,
+    load_model,
+)
 from radix_lib.token_time import Arrival, play
 from radix_lib.workloads import (
     Words,
@@ -26,10 +33,9 @@ from radix_lib.workloads import (
     few_shot,
     nothing_shared,
 )
-from tests.tools.benchmarks.forward import ARITHMETIC, sides, timed
+from tests.tools.benchmarks.forward import Arithmetic, sides, timed
 from tests.tools.benchmarks.rows import (
     EXACT,
-    EXECUTOR,
     OVERHEAD,
     SCHEDULER,
     WORKLOADS,
@@ -88,12 +94,12 @@ class Serving:
         self.model.generation_config = neutral()
         self.words = Words(self.loaded.tokenizer.encode)
 
-    def ours(self, part: str, rounds: list[Workload]) -> float:
-        """Through a scheduler with an empty cache, in the arithmetic of a part."""
+    def ours(self, arithmetic: Arithmetic, rounds: list[Workload]) -> float:
+        """Through a scheduler with an empty cache."""
         model = RadixAttentionModel(self.model, self.loaded.tokenizer, n_pages=1024)
         scheduler = Scheduler(model)
         began = time.perf_counter()
-        with ARITHMETIC[part]():
+        with arithmetic():
             for requests in rounds:
                 asked = [
                     scheduler.submit(list(request.prompt), request.max_new_tokens)
@@ -167,9 +173,9 @@ def end_to_end(name: str, target: float | None, runs: int) -> Iterator[Row]:
     """A workload, beside three ways of transformers; the first one exactly, too."""
     ways = serving()
     rounds = rounds_of(workload(name, ways.words))
-    ours = {EXECUTOR: partial(ways.ours, EXECUTOR, rounds)}
+    ours = {"ours": partial(ways.ours, nullcontext, rounds)}
     if name == FEW_SHOT:
-        ours[EXACT] = partial(ways.ours, EXACT, rounds)
+        ours[EXACT] = partial(ways.ours, batch_invariant, rounds)
         ours[EXACT]()  # packs the weights, and tries each shape
     peers = {
         ONE_BY_ONE: partial(ways.one_by_one, rounds),
@@ -178,7 +184,7 @@ def end_to_end(name: str, target: float | None, runs: int) -> Iterator[Row]:
     }
     times = in_turn(ours, peers, runs)
     for peer in peers:
-        yield row(WORKLOADS, name, peer, times[EXECUTOR], times[peer], target)
+        yield row(WORKLOADS, name, peer, times["ours"], times[peer], target)
     if name == FEW_SHOT:
         yield row(EXACT, name, ONE_BY_ONE, times[EXACT], times[ONE_BY_ONE], 8)
 
@@ -203,17 +209,21 @@ def continuous(name: str, runs: int) -> Iterator[Row]:
                 manager.add_request(
                     list(request.prompt), max_new_tokens=request.max_new_tokens
                 )
-            n_left = len(requests)
-            while n_left:
+            n_tokens: list[int] = []  # of each answer
+            while len(n_tokens) < len(requests):
                 result = manager.get_result(timeout=1)
                 if result and result.is_finished():
-                    n_left -= 1
+                    n_tokens.append(len(result.generated_tokens))
                 elif result is None and not manager.is_running():
                     raise RuntimeError("it stopped before all were answered")
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        assert sum(n_tokens) == sum(request.max_new_tokens for request in requests)
+        return seconds
 
     times = in_turn(
-        {"ours": partial(ways.ours, EXECUTOR, [requests])}, {CONTINUOUS: theirs}, runs
+        {"ours": partial(ways.ours, nullcontext, [requests])},
+        {CONTINUOUS: theirs},
+        runs,
     )
     what = f"4 of the {name}"
     yield row(SCHEDULER, what, CONTINUOUS, times["ours"], times[CONTINUOUS], 1)
