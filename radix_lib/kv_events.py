@@ -60,7 +60,11 @@ def block_hashes(
 
 
 class TellingCache(RadixCache):
-    """A `RadixCache` that keeps a list of `events`, for whoever takes them away."""
+    """A `RadixCache` that keeps a list of `events`, for whoever takes them away.
+
+    If nobody does, there are at most about twice as many as pages: then the whole tree
+    is told anew, in place of all that.
+    """
 
     def __init__(self, page_manager: PageManager, policy: str = "lru"):
         super().__init__(page_manager, policy)
@@ -68,26 +72,24 @@ class TellingCache(RadixCache):
         self.names: dict[int, bytes] = {}  # page in the tree → the name of its block
 
     def take_events(self) -> list[Event]:
-        """All events since the last call."""
+        """All events since the last call. Meanwhile another thread may add some."""
         events = self.events
-        self.events = []
-        return events
+        taken = events[:]
+        del events[: len(taken)]
+        return taken
 
     def evict(self, n_pages: int) -> Pages:
         """As in the cache; the blocks are told of."""
         pages = super().evict(n_pages)
         if len(pages):
             removed = [self.names.pop(page) for page in pages.tolist()]
-            self.events.append(BlockRemoved(removed))
+            self._tell(BlockRemoved(removed))
         return pages
 
     def rebuild(self, locked: Iterable[CacheNode]) -> None:
         """As in the cache; whatever was told before, the tree is told anew."""
         super().rebuild(locked)
-        self.names.clear()
-        self.events.append(AllBlocksCleared())
-        for node in self.nodes():
-            self._tell_stored(node)
+        self._tell_anew()
 
     def _add_leaf(self, parent: Any, key: bytes, pages: Pages) -> Any:
         leaf = super()._add_leaf(parent, key, pages)
@@ -101,7 +103,19 @@ class TellingCache(RadixCache):
         names = block_hashes(node.key, self.page_size, node.namespace, parent)
         self.names.update(zip(node.pages.tolist(), names, strict=True))
         tokens = unpack_tokens(node.key)
-        self.events.append(BlockStored(names, parent, tokens, self.page_size))
+        self._tell(BlockStored(names, parent, tokens, self.page_size))
+
+    def _tell(self, event: Event) -> None:
+        self.events.append(event)
+        # The tree itself takes one event a node: at most one a page, and the first.
+        if len(self.events) > 2 * self.page_manager.n_pages + 1:
+            self._tell_anew()
+
+    def _tell_anew(self) -> None:
+        self.events = [AllBlocksCleared()]
+        self.names.clear()
+        for node in self.nodes():
+            self._tell_stored(node)
 
 
 class PrefixIndex:

@@ -83,6 +83,33 @@ def test_the_index_predicts_every_hit_of_every_worker(
     assert set(index.holders) == held, "the index keeps what nobody has"
 
 
+def test_who_takes_no_events_is_told_the_whole_tree_in_few_when_he_comes() -> None:
+    rng = random.Random(7)
+    router = new_router(n_pages=24)
+    for _ in range(500):
+        serve(router, [rng.randrange(3) for _ in range(rng.randint(1, 12))])
+        assert len(router.cache.events) <= 2 * 24 + 1
+    index = PrefixIndex(2)
+    index.apply(0, [BlockStored([b"of long ago"], None, [], 2)])
+    index.apply(0, router.cache.take_events())
+    assert set(index.holders) == set(router.cache.names.values())
+
+
+def test_an_event_that_is_added_while_others_are_taken_is_not_lost() -> None:
+    cache = new_router().cache
+
+    class TakenFrom(list):  # type: ignore[type-arg]
+        """Another thread takes all, after this one has said where to add."""
+
+        def append(self, event: object) -> None:
+            assert cache.take_events() == []
+            super().append(event)
+
+    cache.events = TakenFrom()
+    cache.insert([1, 2], cache.page_manager.allocate(1))
+    assert len(cache.take_events()) == 1
+
+
 def test_a_worker_that_is_gone_is_forgotten() -> None:
     router = new_router()
     serve(router, [1, 2, 3, 4])
