@@ -41,6 +41,38 @@ Stepper(film.frames)""",
 ]
 
 
+#: A notebook whose second cell runs until somebody stops it. A tiny model is enough: it
+#: is stopped in the middle of a forward, of a call of the router or between two.
+STOPPED = [
+    """# before
+from radix_lib import RadixAttentionModel, batch_invariant
+from radix_lib.teaching import tiny_model
+model = RadixAttentionModel(tiny_model(), None, page_size=4, n_pages=64)
+prompt = list(range(3, 30))
+with batch_invariant():
+    lease, due = model.prefill(prompt)
+model.router.finish(lease)
+running, _ = model.prefill(prompt[:9], max_new_tokens=4)""",
+    """# endless
+print("it has begun")
+while True:
+    for seed in range(64):
+        lease, _ = model.prefill([seed] * 40, chunk_tokens=3)
+        with model.fork(lease, 4) as fork, lease:
+            model.decode_step([fork], [seed])""",
+    """# after
+model.router.check_integrity()
+print("still running:", [held is running for held in model.router.leases])
+model.router.finish(running)
+model.flush()
+with batch_invariant():
+    lease, logits = model.prefill(prompt)
+print("the same bits:", bool((logits == due).all()), "cached:", lease.n_cached)
+model.router.finish(lease)
+print("held:", model.stats().pages.private, model.stats().pages.locked)""",
+]
+
+
 # Of the module, not the session: while Playwright is open its event loop is this
 # thread's, and no test elsewhere could call asyncio.run.
 @pytest.fixture(scope="module")

@@ -107,6 +107,15 @@ class Notebook:
         self.page.wait_for_function(ALL_RUN, timeout=SLOW)
         self.page.wait_for_function(IDLE, timeout=SLOW)
 
+    def run_cell(self, source: str) -> None:
+        """Select the cell that begins with `source` and start it, as Ctrl+Enter does."""
+        self.cell(source).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def cell(self, source: str) -> Locator:
+        """The code cell with these words in it."""
+        return self.page.locator(".jp-CodeCell").filter(has_text=source)
+
     def errors(self) -> list[str]:
         """What cells wrote to stderr or raised, and the complaints of the page."""
         kinds = ("stderr", "error")

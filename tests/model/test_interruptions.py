@@ -22,6 +22,7 @@ from radix_lib.batch_invariance import batch_invariant
 from radix_lib.equality import baseline_logits
 from radix_lib.radix_model import RadixAttentionModel
 from radix_lib.router import Lease
+from radix_lib.scheduler import Scheduler
 from tests.support.answers import Characters, Models, some_tokens
 from tests.support.inspection import check_idle, check_router
 from tests.support.interrupts import (
@@ -30,6 +31,7 @@ from tests.support.interrupts import (
     interrupted_everywhere,
     out_of_memory,
 )
+from tests.support.scheduling import check_scheduler
 from tests.support.streams import no_automatic_collection
 from tests.support.world import CONTROL_PLANE
 
@@ -230,6 +232,68 @@ def test_a_stream_closed_anywhere_below_changes_nothing(
 ) -> None:
     with no_automatic_collection():
         assert interrupt(tiny, due, operation, gc.collect, ALL) > 10
+
+
+# ── A scheduler over the model ────────────────────────────────────────────────────────
+
+
+class Queue:
+    """A scheduler in the middle of its work: one answers, one is in its prompt."""
+
+    def __init__(self, tiny: Any):
+        self.model = RadixAttentionModel(
+            tiny, Characters(), page_size=PAGE_SIZE, n_pages=N_PAGES
+        )
+        self.scheduler = Scheduler(self.model, token_budget=8, chunk_tokens=6)
+        self.requests = [self.scheduler.submit(OTHER, 6), self.scheduler.submit(KNOWN)]
+        for _ in range(2):
+            self.scheduler.step()
+        self.requests.append(self.scheduler.submit(CHAT, 5))
+        self.requests.append(self.scheduler.submit(OTHER, 4, temperature=1.0, seed=3))
+
+    def step(self) -> None:
+        self.scheduler.step()
+
+    def check_aftermath(self, due: list[list[int]]) -> None:
+        """Whatever happened, all answers are those that would have been."""
+        check_scheduler(self.scheduler)
+        self.scheduler.run(lambda step: check_scheduler(self.scheduler, step))
+        for request, answer in zip(self.requests, due, strict=True):
+            failed = request.outcome == "failed"
+            assert request.output == answer[: request.n_output if failed else None]
+        check_idle(self.model.router)
+
+
+def undisturbed(tiny: Any) -> list[list[int]]:
+    queue = Queue(tiny)
+    queue.scheduler.run()
+    return [request.output for request in queue.requests]
+
+
+@pytest.mark.parametrize("happens", [ctrl_c, out_of_memory])
+def test_a_step_of_a_scheduler_interrupted_in_its_forward_changes_no_answer(
+    tiny: Any, happens: Callable[[], object]
+) -> None:
+    due = undisturbed(tiny)
+    n_places = 0
+    for queue in interrupted_everywhere(partial(Queue, tiny), Queue.step, OWN, happens):
+        n_places += 1
+        queue.check_aftermath(due)
+    assert n_places > 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("happens", [ctrl_c, out_of_memory])
+def test_a_step_of_a_scheduler_interrupted_anywhere_changes_no_answer(
+    tiny: Any, happens: Callable[[], object]
+) -> None:
+    due = undisturbed(tiny)
+    n_places = 0
+    start = partial(Queue, tiny)
+    for queue in interrupted_everywhere(start, Queue.step, ALL | STEP, happens):
+        n_places += 1
+        queue.check_aftermath(due)
+    assert n_places > 200
 
 
 # ── Exceptions of the model ───────────────────────────────────────────────────────────
