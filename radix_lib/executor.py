@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from radix_lib.page_manager import KVPool
-from radix_lib.radix_tree import Pages
+from radix_lib.radix_tree import Pages, check_pages, pack_tokens, whole_number
 from radix_lib.supported_models import check_supported
 
 Rows = NDArray[np.int64]  # of packed tokens
@@ -278,6 +278,9 @@ class AttentionExecutor:
         page_size = self.pool.page_size
         vocab_size = self.decoder.embed_tokens.num_embeddings
         for i, (tokens, start, page_table) in enumerate(chunks):
+            pack_tokens(tokens)
+            start = whole_number(start, f"chunk {i}: position")
+            check_pages(page_table)
             room = len(page_table) * page_size
             if not len(tokens) or not 0 <= start <= room - len(tokens):
                 raise ValueError(

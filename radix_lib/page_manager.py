@@ -171,6 +171,11 @@ class KVPool:
     ):
         import torch  # only who stores K/V pays for the import
 
+        n_layers = whole_number(n_layers, "n_layers", least=1)
+        kv_heads = whole_number(kv_heads, "kv_heads", least=1)
+        head_dim = whole_number(head_dim, "head_dim", least=1)
+        n_pages = whole_number(n_pages, "n_pages", least=1)
+        page_size = whole_number(page_size, "page_size", least=1)
         shape = (n_layers, n_pages, page_size, 2, kv_heads, head_dim)
         self.data = torch.zeros(shape, dtype=dtype, device=device)
         self.page_size = page_size
@@ -180,15 +185,22 @@ class KVPool:
 
         A view, no copy.
         """
-        return self.data[layer, page].permute(1, 2, 0, 3)
+        return self.data[layer, self.checked(page)].permute(1, 2, 0, 3)
 
     def write(
         self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> None:
         """Store `k` and `v`, each [kv_heads, tokens, head_dim], at `slots`, [tokens].
 
-        The slot of a token is its page id × page_size + its place in the page.
+        The slot of a token is its page id × page_size + its place in the page. Raises
+        ValueError, writing nothing, for K or V of another shape.
         """
+        due = (self.data.shape[4], len(slots), self.data.shape[5])
+        if k.shape != due or v.shape != due:
+            raise ValueError(
+                f"k has shape {tuple(k.shape)} and v {tuple(v.shape)}: for {len(slots)} "
+                f"slots both have {due}"
+            )
         by_slot = self.data[layer].flatten(0, 1)  # [slots, 2, kv_heads, head_dim]
         by_slot[:, 0].index_copy_(0, slots, k.transpose(0, 1))
         by_slot[:, 1].index_copy_(0, slots, v.transpose(0, 1))
@@ -202,8 +214,19 @@ class KVPool:
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy one page in all layers, as copy-on-write needs."""
-        self.data[:, target] = self.data[:, source]
+        target = self.checked(target)
+        self.data[:, target] = self.data[:, self.checked(source)]
 
     def clear_page(self, page: int) -> None:
         """Forget what a page holds, in all layers."""
-        self.data[:, page] = 0
+        self.data[:, self.checked(page)] = 0
+
+    def checked(self, page: int) -> int:
+        """The id of a page. Raises ValueError if there is none: -1 is not the last."""
+        page = whole_number(page, "a page id")
+        n_pages = self.data.shape[1]
+        if page >= n_pages:
+            raise ValueError(
+                f"page {page} does not exist: there are 0 to {n_pages - 1}"
+            )
+        return page

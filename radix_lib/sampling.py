@@ -64,9 +64,18 @@ class Sampling:
         object.__setattr__(self, "stop", tuple(as_token_ids(self.stop)))
 
     def choose(self, logits: Tensor, random: torch.Generator) -> int:
-        """The next token, given the `logits` for it, [vocabulary]."""
+        """The next token, given the `logits` for it, [vocabulary].
+
+        Raises ValueError where the largest is no number, or none is left to choose.
+        """
+        largest = int(logits.argmax())  # NaN, if there is one
+        if not math.isfinite(logits[largest]):
+            raise ValueError(
+                f"the logit of token {largest} is {logits[largest].item()}: look at the "
+                "model's weights and dtype, and whether all tokens were banned"
+            )
         if self.temperature == 0:
-            return int(logits.argmax())
+            return largest
         # Below the largest, so that the smallest temperature makes no infinity of it.
         below = logits.cpu().double() - logits.max().cpu().double()
         scaled = below / self.temperature
