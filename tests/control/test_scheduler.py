@@ -9,6 +9,7 @@ import pytest
 from radix_lib.admission import NewTokenRatio
 from radix_lib.request import RequestFailed
 from radix_lib.router import Namespace
+from radix_lib.scheduler import LOOKAHEAD
 from tests.support.inspection import check_idle, snapshot
 from tests.support.scheduling import (
     check_scheduler,
@@ -63,6 +64,7 @@ def test_a_request_tells_what_has_come_of_it():
     assert (first.first_token_at, first.ended_at) == (15, 37)
     assert (second.submitted_at, second.ended_at) == (37, 37 + 10 + 2)
     assert first.number < second.number
+    assert first.lease is None
 
 
 def test_with_prefill_first_answers_wait_while_there_are_prompts():
@@ -123,6 +125,16 @@ def test_nobody_waits_for_a_neighbour_of_another_namespace():
     assert told(scheduler.step())["prefilled"] == {0: 11, 1: 11}
 
 
+def test_a_request_finds_what_its_own_namespace_has_and_nothing_else():
+    scheduler = scheduler_of()
+    n_cached = []
+    for salt in ("a", "b", "a"):
+        request = scheduler.submit(prompt(11), 1, namespace=Namespace(salt))
+        scheduler.run()
+        n_cached.append(request.n_cached)
+    assert n_cached == [0, 0, 10]
+
+
 # ── Pages ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -162,6 +174,30 @@ def test_where_pages_run_out_the_one_with_fewest_outputs_goes_back():
     assert requests[2].n_retractions > 0
     back = [step for step in steps if requests[2] in step.admitted]
     assert len(back) == 1 + requests[2].n_retractions
+
+
+def test_nobody_who_waits_is_looked_at_in_a_step_in_which_somebody_is_retracted():
+    scheduler = scheduler_of(n_pages=6, ratio=NewTokenRatio(0, 0))
+    _, second = (scheduler.submit(prompt(6, 100 * i), 4) for i in range(2))
+    scheduler.step()
+    scheduler.submit(prompt(2, 900), 1)
+    assert told(scheduler.step()) == {"retracted": [1], "decoded": [0]}
+    assert second.lease is None
+
+
+def test_where_every_page_is_promised_nobody_is_looked_at():
+    scheduler = scheduler_of(n_pages=4, ratio=NewTokenRatio(1, 1))
+    scheduler.submit(prompt(3), 5)
+    scheduler.submit(prompt(1, 100), 1)
+    assert told(scheduler.step()) == {"admitted": [0], "prefilled": {0: 3}}
+    assert told(scheduler.step()) == {"decoded": [0]}
+
+
+def test_those_who_wait_for_a_neighbour_are_looked_at_up_to_a_number():
+    scheduler = scheduler_of()
+    for _ in range(LOOKAHEAD + 2):
+        scheduler.submit(prompt(8), 1)
+    assert len(scheduler.step().shared) == LOOKAHEAD
 
 
 @pytest.mark.parametrize(
@@ -320,7 +356,12 @@ def test_the_less_important_are_not_passed_for_ever():
         ((prompt(3), 0), {}, "max_new_tokens"),
         ((prompt(3), -4), {}, "max_new_tokens"),
         ((prompt(3), 2.5), {}, "max_new_tokens is a whole number"),
-        ((prompt(30), 3), {}, "at most 32 in all"),
+        (
+            (prompt(30), 3),
+            {},
+            "a prompt of 30 tokens, max_new_tokens=3: at least one token is due, and at "
+            "most 32 in all",
+        ),
         ((prompt(33), 1), {}, "at most 32 in all"),
         ((prompt(3), 4), {"namespace": [1]}, "a namespace is"),
         ((prompt(3), 4), {"priority": "high"}, "priority is a whole number"),
@@ -345,7 +386,11 @@ def test_a_request_that_could_never_be_served_is_refused(
         ({"token_budget": 0}, "token_budget is a whole number from 1, not 0"),
         ({"token_budget": 2.5}, "token_budget is a whole number from 1, not 2.5"),
         ({"max_running": 0}, "max_running is a whole number from 1, not 0"),
-        ({"token_budget": 4, "max_running": 5}, "max_running=5, token_budget=4"),
+        (
+            {"token_budget": 4, "max_running": 5},
+            "max_running=5, token_budget=4: in a step all that run may get a token, so "
+            "the budget is not the smaller one$",
+        ),
         ({"chunk_tokens": 0}, "chunk_tokens is a whole number from 1, not 0"),
         ({"patience": 0}, "patience is a whole number from 1, not 0"),
         ({"lpm_fallback": -1}, "lpm_fallback is a whole number from 0, not -1"),
@@ -354,6 +399,13 @@ def test_a_request_that_could_never_be_served_is_refused(
 def test_bad_settings_are_refused_by_name(settings: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
         scheduler_of(**settings)
+
+
+def test_what_is_not_asked_for_is_as_the_signatures_say():
+    scheduler = scheduler_of()
+    assert (scheduler.token_budget, scheduler.waiting.patience) == (256, 256)
+    assert scheduler.submit(prompt(1)).max_new_tokens == 32
+    assert scheduler.submit(prompt(1), priority=-1).priority == -1
 
 
 @pytest.mark.parametrize(
@@ -415,7 +467,13 @@ def test_who_holds_the_pages_outside_is_named_in_place_of_an_endless_loop():
     scheduler = scheduler_of(n_pages=8)
     lease = scheduler.router.admit(prompt(10))
     request = scheduler.submit(prompt(8, 100), 2)
-    with pytest.raises(RuntimeError, match=r"waiting: 1.*Leases outside"):
+    with pytest.raises(RuntimeError) as caught:
         scheduler.run()
+    assert str(caught.value) == (
+        "requests waiting: 1, running: none. Leases outside this scheduler hold the "
+        "pages: finish or cancel those"
+    )
+    scheduler.submit(prompt(8, 200), 2).cancel()
+    assert told(scheduler.advance()) == {"cancelled": [1], "refused": [0]}
     scheduler.router.cancel(lease)
     assert len(request.wait()) == 2
