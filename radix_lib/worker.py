@@ -214,6 +214,7 @@ def application(engine: Engine, name: str) -> FastAPI:
             "page_size": pool.page_size,
             "max_total_num_tokens": pool.n_pages * pool.page_size,
             "requests": engine.scheduler.n_unfinished,
+            "prefilled_tokens": engine.scheduler.n_prefilled,
             "pages": model.router.usage()._asdict(),
         }
 

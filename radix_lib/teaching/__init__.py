@@ -14,6 +14,7 @@ from radix_lib._door import door
 from radix_lib.texts import few_shot_prompts, workload
 
 if TYPE_CHECKING:
+    from radix_lib.teaching.checks.beliefs import measure_beliefs as measure_beliefs
     from radix_lib.teaching.checks.building import method_of as method_of
     from radix_lib.teaching.checks.cache_exercises import (
         Leaf as Leaf,
@@ -229,6 +230,7 @@ else:
         "draw_workload_trees": "figures.workload_figure",
         "film_strip": "films.film",
         "Recorder": "films.recorder",
+        "measure_beliefs": "checks.beliefs",
         "method_of": "checks.building",
         "Leaf": "checks.cache_exercises",
         "finishes": "checks.cache_exercises",
