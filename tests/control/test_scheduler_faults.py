@@ -30,7 +30,7 @@ from radix_lib.scheduler import Scheduler
 from radix_lib.teaching.checks.schedules import RememberingModel, alone
 from tests.support.inspection import check_idle
 from tests.support.interrupts import interrupted_everywhere
-from tests.support.scheduling import check_scheduler
+from tests.support.scheduling import check_scheduler, prompt, scheduler_of
 
 OWN = {module.__file__ for module in (scheduler, request_module, admission, orders)}
 ALL = OWN | {
@@ -87,6 +87,7 @@ class World:
             assert request.n_cached <= request.n_prompt - 1
             assert request.admitted_at is not None or request.state == "cancelled"
             assert request.ended_at is not None
+            assert request.outcome in ("finished", "cancelled")
         assert not self.scheduler.n_unfinished
         check_idle(self.model.router)
 
@@ -158,3 +159,24 @@ def test_ctrl_c_in_the_model_computes_the_step_once_more(
             world.scheduler.step()
         monkeypatch.undo()
         world.check_aftermath()
+
+
+def test_what_the_model_said_and_nobody_heard_is_asked_again_as_after_a_retraction(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    scheduler = scheduler_of()
+    outside = scheduler.router.admit(prompt(3, 500))
+    request = scheduler.submit(prompt(5), 2)
+    step = scheduler.model.step
+
+    def stopped(leases: Any, counts: Any):
+        list(step(leases, counts))
+        raise KeyboardInterrupt
+
+    for n_times in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(scheduler.model, "step", stopped)
+            scheduler.step()
+        assert (request.n_retractions, request.state) == (n_times, "waiting")
+        assert list(scheduler.router.leases) == [outside], "it is not the scheduler's"
+    assert len(request.wait()) == 2
