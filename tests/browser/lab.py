@@ -108,7 +108,7 @@ class Notebook:
         self.page.wait_for_function(IDLE, timeout=SLOW)
 
     def run_cell(self, source: str) -> None:
-        """Select the cell that begins with `source` and start it, as Ctrl+Enter does."""
+        """Select the cell that begins with `source` and run it, as Ctrl+Enter does."""
         self.cell(source).locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+Enter")
 
