@@ -121,6 +121,30 @@ def test_a_commit_of_nothing_new_changes_nothing():
     assert snapshot(router) == before
 
 
+@pytest.mark.parametrize("namespace", [None, "tenant"])
+def test_a_commit_that_is_interrupted_is_completed_in_its_own_namespace(
+    monkeypatch: pytest.MonkeyPatch, namespace
+):
+    router = router_of()
+    lease = router.admit([1, 2, 3, 4, 5], namespace)
+    lease.advance(5)
+
+    def stopped(node):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(router.cache, "unlock", stopped)
+        router.commit(lease)
+    assert (lease.n_shared, router.usage()) == (2, (13, 0, 2, 1))
+    assert list(contents(router.cache)) == [
+        (namespace, (1, 2, 3, 4)),
+        (namespace, (1, 2)),
+    ]
+    check_router(router)
+    router.finish(lease)
+    check_idle(router)
+
+
 def test_what_was_not_computed_does_not_enter_the_tree():
     router = router_of()
     lease = router.admit([1, 2, 3, 4, 5, 6])
