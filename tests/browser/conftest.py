@@ -41,35 +41,36 @@ Stepper(film.frames)""",
 ]
 
 
-#: A notebook whose second cell runs until somebody stops it. A tiny model is enough: it
-#: is stopped in the middle of a forward, of a call of the router or between two.
+#: A notebook whose second cell runs until somebody stops it: in a forward, in a call of
+#: the router, or between two.
 STOPPED = [
     """# before
 from radix_lib import RadixAttentionModel, batch_invariant
 from radix_lib.teaching import tiny_model
-model = RadixAttentionModel(tiny_model(), None, page_size=4, n_pages=64)
-prompt = list(range(3, 30))
+
+class Numbers:
+    def decode(self, tokens, skip_special_tokens):
+        return " ".join(map(str, tokens))
+
+model = RadixAttentionModel(tiny_model(), Numbers(), page_size=4, n_pages=40)
+prompt = [*range(3, 30)]
 with batch_invariant():
-    lease, due = model.prefill(prompt)
-model.router.finish(lease)
-running, _ = model.prefill(prompt[:9], max_new_tokens=4)""",
+    running, due = model.prefill(prompt)""",
     """# endless
 print("it has begun")
-while True:
-    for seed in range(64):
-        lease, _ = model.prefill([seed] * 40, chunk_tokens=3)
-        with model.fork(lease, 4) as fork, lease:
-            model.decode_step([fork], [seed])""",
+with batch_invariant():
+    while True:
+        for seed in range(64):
+            model.sample([seed] * 20 + prompt, 2, 6, temperature=1.0)""",
     """# after
 model.router.check_integrity()
-print("still running:", [held is running for held in model.router.leases])
+print("running:", [lease is running for lease in model.router.leases])
 model.router.finish(running)
-model.flush()
 with batch_invariant():
-    lease, logits = model.prefill(prompt)
-print("the same bits:", bool((logits == due).all()), "cached:", lease.n_cached)
+    lease, logits = model.prefill([*prompt])
 model.router.finish(lease)
-print("held:", model.stats().pages.private, model.stats().pages.locked)""",
+print("the same bits:", bool((logits == due).all()))
+print("held:", model.stats().pages.private + model.stats().pages.locked)""",
 ]
 
 
@@ -101,9 +102,10 @@ def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     )
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [new_code_cell(source) for source in GALLERY]
-    book = new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(book, root / "gallery.ipynb")
+    for name, sources in [("gallery", GALLERY), ("stopped", STOPPED)]:
+        cells = [new_code_cell(source) for source in sources]
+        book = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(book, root / f"{name}.ipynb")
     with running_lab(root, private) as started:
         yield started
 

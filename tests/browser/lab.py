@@ -105,16 +105,34 @@ class Notebook:
         """Run every cell, and wait until the last one is done."""
         self.page.evaluate(RUN)
         self.page.wait_for_function(ALL_RUN, timeout=SLOW)
-        self.page.wait_for_function(IDLE, timeout=SLOW)
+        self.wait_until_idle()
 
-    def run_cell(self, source: str) -> None:
-        """Select the cell that begins with `source` and run it, as Ctrl+Enter does."""
-        self.cell(source).locator(".jp-InputArea-editor").click()
+    def cell(self, name: str) -> Locator:
+        """The cell with `# name` in its first line."""
+        return self.page.locator(".jp-CodeCell").filter(has_text=f"# {name}")
+
+    def start(self, name: str) -> None:
+        """Start a cell with the keyboard."""
+        self.cell(name).locator(".cm-content").click()
         self.page.keyboard.press("Control+Enter")
 
-    def cell(self, source: str) -> Locator:
-        """The code cell with these words in it."""
-        return self.page.locator(".jp-CodeCell").filter(has_text=source)
+    def output(self, name: str) -> str:
+        """What a cell has printed so far."""
+        return self.cell(name).locator(".jp-OutputArea").inner_text()
+
+    def wait_for_output(self, name: str, words: str) -> None:
+        """Wait until a cell has printed these words."""
+        self.cell(name).locator(".jp-OutputArea").filter(has_text=words).wait_for(
+            timeout=SLOW
+        )
+
+    def wait_until_idle(self) -> None:
+        """Wait until the kernel has nothing to do."""
+        self.page.wait_for_function(IDLE, timeout=SLOW)
+
+    def stop(self) -> None:
+        """Press the button that interrupts the kernel."""
+        self.page.locator("[data-jp-item-name=interrupt]").click()
 
     def errors(self) -> list[str]:
         """What cells wrote to stderr or raised, and the complaints of the page."""

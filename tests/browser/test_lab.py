@@ -54,6 +54,24 @@ def test_the_first_notebook_runs_from_top_to_bottom(browser: Browser, lab: Lab):
             assert shown > 200
 
 
+@pytest.mark.parametrize("wait_ms", [300, 1700])
+def test_the_stop_button_leaves_nothing_half_done(
+    browser: Browser, lab: Lab, wait_ms: int
+):
+    with lab.notebook(browser, "stopped.ipynb") as notebook:
+        notebook.start("before")
+        notebook.start("endless")
+        notebook.wait_for_output("endless", "it has begun")
+        notebook.page.wait_for_timeout(wait_ms)
+        notebook.stop()
+        notebook.wait_for_output("endless", "KeyboardInterrupt")
+        notebook.wait_until_idle()  # what is asked for before is dropped with the error
+        notebook.start("after")
+        notebook.wait_for_output("after", "held:")
+        said = notebook.output("after").splitlines()
+        assert said == ["running: [True]", "the same bits: True", "held: 0"]
+
+
 @pytest.mark.parametrize("name", WIDGETS)
 def test_nothing_is_cut_off(gallery: Notebook, name: str):
     widget = gallery.widget(name).at
