@@ -1,4 +1,4 @@
-"""Texts as somebody may type them: answered, or refused by name, and nothing is held."""
+"""Texts as somebody may type them: answered, or refused by name; nothing is held."""
 
 from __future__ import annotations
 
