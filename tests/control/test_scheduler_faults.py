@@ -180,3 +180,23 @@ def test_what_the_model_said_and_nobody_heard_is_asked_again_as_after_a_retracti
         assert (request.n_retractions, request.state) == (n_times, "waiting")
         assert list(scheduler.router.leases) == [outside], "it is not the scheduler's"
     assert len(request.wait()) == 2
+
+
+def test_an_answer_whose_last_token_was_just_chosen_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    scheduler = scheduler_of()
+    request = scheduler.submit(prompt(5), 1)
+    append = request.append
+
+    def stopped(token: int):
+        append(token)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(request, "append", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.step()
+    assert (request.outcome, request.n_output) == ("finished", 1)
+    assert request.lease is None
+    assert len(request.wait()) == 1
+    check_idle(scheduler.router)
