@@ -90,7 +90,9 @@ def test_a_node_that_was_evicted_cannot_be_locked(call):
     gone = cache.match([1, 2, 3]).node
     cache.match([5, 6])
     cache.evict(3)
-    words = "was evicted: match again" if call == "lock" else "is not locked"
+    words = "^this node was evicted: match again, and lock at once$"
+    if call == "unlock":
+        words = "is not locked"
     refused(cache, ValueError, words, lambda: getattr(cache, call)(gone))
     check_cache(cache)
 
@@ -154,3 +156,18 @@ def test_the_integrity_check_names_what_is_broken(broken, what):
     with pytest.raises(AssertionError) as caught:
         cache.check_integrity()
     assert str(caught.value) == what
+
+
+def test_the_integrity_check_counts_the_leases_that_cross_a_node():
+    cache = cache_of()
+    remember(cache, [1, 2])
+    node = remember(cache, [1, 2, 3])
+    cache.lock(node)
+    cache.lock(node)
+    cache.check_integrity([node, node])
+    for holders in [[], [node], [node, node.parent]]:
+        with pytest.raises(AssertionError) as caught:
+            cache.check_integrity(holders)
+        assert str(caught.value) == (
+            "a node's locks are not the number of leases that cross it"
+        )
