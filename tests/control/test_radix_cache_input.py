@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from radix_lib.page_manager import OutOfPages
-from tests.support.inspection import check_cache, sizes, snapshot
+from radix_lib.page_manager import OutOfPages, PageManager
+from radix_lib.radix_cache import RadixCache
+from tests.support.inspection import check_cache, contents, sizes, snapshot
 from tests.support.small_routers import cache_of, refused, remember
 from tests.support.strategies import BAD_TOKENS
 
@@ -171,3 +172,12 @@ def test_the_integrity_check_counts_the_leases_that_cross_a_node():
         assert str(caught.value) == (
             "a node's locks are not the number of leases that cross it"
         )
+
+
+def test_a_cache_that_is_told_no_policy_evicts_the_least_recently_used():
+    cache = RadixCache(PageManager(n_pages=4, page_size=1))
+    remember(cache, [1])
+    remember(cache, [2])
+    cache.match([1])
+    cache.evict(1)
+    assert list(contents(cache)) == [(None, (1,))]

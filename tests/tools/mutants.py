@@ -41,6 +41,7 @@ TESTS = {
 }
 #: And those that what survives the first has to survive, too: they take their time.
 SLOW_TESTS = {
+    "lease": "finalisers interrupts",
     "router": "faults finalisers",
     "scheduler": "scheduler_faults schedules",
 }
