@@ -412,8 +412,15 @@ def test_what_is_not_asked_for_is_as_the_signatures_say():
     "values", [(0.2, 0.5), (1.5, 0), (0.5, -0.1), (0.5, 0.1, -1), (float("nan"), 0)]
 )
 def test_a_bad_share_is_refused(values: tuple[float, ...]):
-    with pytest.raises(ValueError, match="shares"):
+    words = r"shares, 0 ≤ floor ≤ start ≤ 1, and decay is not negative$"
+    with pytest.raises(ValueError, match=words):
         NewTokenRatio(*values)
+
+
+def test_a_share_may_stay_what_it_is():
+    ratio = NewTokenRatio(0.5, 0.1, decay=0)
+    ratio.fall()
+    assert ratio.value == 0.5
 
 
 # ── A model that fails ────────────────────────────────────────────────────────────────
