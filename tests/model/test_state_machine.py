@@ -85,14 +85,14 @@ def test_everything_at_once_changes_no_answer_of_a_model_at_length(
 FAULTS = {
     "a fork lacks what is in its last page": Fault(
         RadixAttentionModel,
-        "fork",
-        "self.pool.copy_page(source, int(fork.page_table[tail]))",
+        "_fork",
+        "self.pool.copy_page(lease.page_table[tail], fork.page_table[tail])",
         "pass",
     ),
     "a fork is copied to its origin": Fault(
         KVPool,
         "copy_page",
-        "self.data[:, target] = self.data[:, source]",
+        "self.data[:, target] = self.data[:, self.checked(source)]",
         "self.data[:, source] = self.data[:, target]",
     ),
 }
