@@ -25,20 +25,20 @@ def played(drawn: Drawn) -> Played:
 
 
 def test_no_schedule_changes_an_answer():
-    results = [played(draw_schedule(seed)) for seed in range(200)]
+    results = [played(draw_schedule(seed)) for seed in range(120)]
 
     def schedules_with(happening: str) -> int:
         return sum(any(getattr(s, happening) for s in r.steps) for r in results)
 
     # The draws are worth something: most of what can happen happens in many.
-    assert schedules_with("retracted") > 100
-    assert schedules_with("refused") > 120
-    assert schedules_with("shared") > 20
-    assert schedules_with("cancelled") > 100
+    assert schedules_with("retracted") > 60
+    assert schedules_with("refused") > 72
+    assert schedules_with("shared") > 12
+    assert schedules_with("cancelled") > 60
     requests = [request for result in results for request in result.requests]
-    assert sum(request.n_cached > 0 for request in requests) > 300
-    assert sum(request.n_retractions > 1 for request in requests) > 15
-    assert sum(0 < r.n_output < r.max_new_tokens for r in requests) > 100
+    assert sum(request.n_cached > 0 for request in requests) > 180
+    assert sum(request.n_retractions > 1 for request in requests) > 9
+    assert sum(0 < r.n_output < r.max_new_tokens for r in requests) > 60
 
 
 @pytest.mark.long
