@@ -271,29 +271,23 @@ def undisturbed(tiny: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("happens", [ctrl_c, out_of_memory])
-def test_a_step_of_a_scheduler_interrupted_in_its_forward_changes_no_answer(
-    tiny: Any, happens: Callable[[], object]
-) -> None:
-    due = undisturbed(tiny)
-    n_places = 0
-    for queue in interrupted_everywhere(partial(Queue, tiny), Queue.step, OWN, happens):
-        n_places += 1
-        queue.check_aftermath(due)
-    assert n_places > 5
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("happens", [ctrl_c, out_of_memory])
-def test_a_step_of_a_scheduler_interrupted_anywhere_changes_no_answer(
-    tiny: Any, happens: Callable[[], object]
+@pytest.mark.parametrize(
+    ("places", "least"),
+    [
+        pytest.param(OWN, 5, id="in its forward"),
+        pytest.param(ALL | STEP, 200, id="anywhere", marks=pytest.mark.long),
+    ],
+)
+def test_a_step_of_a_scheduler_that_is_interrupted_changes_no_answer(
+    tiny: Any, places: set[str], least: int, happens: Callable[[], object]
 ) -> None:
     due = undisturbed(tiny)
     n_places = 0
     start = partial(Queue, tiny)
-    for queue in interrupted_everywhere(start, Queue.step, ALL | STEP, happens):
+    for queue in interrupted_everywhere(start, Queue.step, places, happens):
         n_places += 1
         queue.check_aftermath(due)
-    assert n_places > 200
+    assert n_places > least
 
 
 # ── Exceptions of the model ───────────────────────────────────────────────────────────

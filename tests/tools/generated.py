@@ -69,19 +69,24 @@ def _nav(cell: NotebookNode, path: Path) -> str:
 def _contents(cell: NotebookNode, path: Path) -> str:
     rows = ["| chapter | you build | you find out |", "|---|---|---|"]
     for chapter in _asset("chapters.json"):
-        name = f"{chapter['file'][:2]} {chapter['title']}"
-        notes = []
-        if path.with_name(f"{chapter['file']}.ipynb").exists():
-            name = f"[{name}]({chapter['file']}.ipynb)"
-        else:
-            notes.append("in preparation")
-        if chapter.get("optional"):
-            notes.append("optional")
-        if notes:
-            name += f" *({', '.join(notes)})*"
+        title = f"{chapter['file'][:2]} {chapter['title']}"
+        name = _linked(title, chapter, path.parent, "")
         builds = ", ".join(f"`{module}`" for module in chapter["builds"])
         rows.append(f"| {name} | {builds or 'nothing yet'} | {chapter['question']} |")
     return "\n".join(rows)
+
+
+def _linked(name: str, chapter: dict[str, Any], folder: Path, where: str) -> str:
+    """A chapter's name with a link to it, if it is in `folder`, and what it is."""
+    file = f"{chapter['file']}.ipynb"
+    notes = []
+    if (folder / file).exists():
+        name = f"[{name}]({where}{file})"
+    else:
+        notes.append("in preparation")
+    if chapter.get("optional"):
+        notes.append("optional")
+    return f"{name} *({', '.join(notes)})*" if notes else name
 
 
 def _glossary(cell: NotebookNode, path: Path) -> str:
@@ -175,15 +180,7 @@ def chapters_table() -> str:
     for chapter in _asset("chapters.json"):
         file, title = chapter["file"], chapter["title"]
         name = f"{file[:2]} {title[0].lower()}{title[1:]}"
-        notes = []
-        if (ROOT / "notebooks" / f"{file}.ipynb").exists():
-            name = f"[{name}](notebooks/{file}.ipynb)"
-        else:
-            notes.append("in preparation")
-        if chapter.get("optional"):
-            notes.append("optional")
-        if notes:
-            name += f" *({', '.join(notes)})*"
+        name = _linked(name, chapter, ROOT / "notebooks", "notebooks/")
         builds = ", ".join(f"`{module}`" for module in chapter["builds"])
         rows.append(f"| {name} | {builds or '–'} | {chapter['outcome']} |")
     return "\n".join(rows)
