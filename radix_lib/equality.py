@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from radix_lib.generation_config import end_tokens
-from radix_lib.sampling import as_token_ids
+from radix_lib.prompts import as_token_ids
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -23,13 +23,11 @@ from radix_lib.generation_config import end_tokens, warn_of_left_out
 from radix_lib.guard import Guarded, atomic
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
+from radix_lib.prompts import Prompt, as_token_ids, refuse_half_characters
 from radix_lib.radix_cache import RadixCache, Usage
 from radix_lib.radix_tree import whole_number
 from radix_lib.router import Lease, Router
-from radix_lib.sampling import Sampler, Sampling, as_token_ids
-
-#: Text, a chat as transformers writes it ([{"role": …, "content": …}, …]), or token ids
-Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+from radix_lib.sampling import Sampler, Sampling
 
 
 class Generation(NamedTuple):
@@ -134,12 +132,12 @@ class RadixAttentionModel(Guarded):
         ids.
         """
         if isinstance(prompt, str):
-            _refuse_half_characters(prompt)
+            refuse_half_characters(prompt)
             return list(self.tokenizer.encode(prompt))
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
             for message in cast(Sequence[Mapping[str, str]], prompt):
                 for words in message.values():
-                    _refuse_half_characters(str(words))
+                    refuse_half_characters(str(words))
             prompt = self.tokenizer.apply_chat_template(
                 prompt,
                 add_generation_prompt=True,
@@ -166,8 +164,10 @@ class RadixAttentionModel(Guarded):
             chunk_tokens = whole_number(chunk_tokens, "chunk_tokens", least=1)
         held: list[Lease] = []
         try:
-            request = self.encode(prompt), namespace, max_new_tokens
-            logits = self._prefill(held, chunk_tokens, *request)
+            tokens = self.encode(prompt)
+            logits = self._prefill(
+                held, tokens, namespace, max_new_tokens, chunk_tokens
+            )
         except BaseException:
             self._drop(held)
             raise
@@ -175,13 +175,17 @@ class RadixAttentionModel(Guarded):
 
     @atomic
     def _prefill(
-        self, held: list[Lease], chunk_tokens: int | None, *request: Any
+        self,
+        held: list[Lease],
+        tokens: list[int],
+        namespace: Hashable,
+        max_new_tokens: int,
+        chunk_tokens: int | None,
     ) -> Tensor:
         """Admit a request and compute it. `held` gets its lease at once.
 
         So whoever is interrupted on the way back from here knows what to give back.
         """
-        tokens, namespace, max_new_tokens = request
         lease = self.router.admit(tokens, namespace, max_new_tokens)
         held.append(lease)
         while pending := lease.pending[:chunk_tokens]:
@@ -424,13 +428,3 @@ class RadixAttentionModel(Guarded):
                 self._decoded_tokens,
                 self.router.usage(),
             )
-
-
-def _refuse_half_characters(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{text[error.start]!r} at place {error.start} of the prompt is half a "
-            "character, which no tokenizer knows: leave it out"
-        ) from error

@@ -6,30 +6,14 @@ Left out here: penalties, and whatever else looks at the tokens before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from radix_lib.radix_tree import pack_tokens, unpack_tokens, whole_number
-
-
-def as_token_ids(tokens: Any) -> list[int]:
-    """Token ids as a list: of one, or of a list, a tensor or a generator of them.
-
-    Raises ValueError, naming it, for anything else, text above all.
-
-    >>> as_token_ids(7), as_token_ids(torch.tensor([7, 8]))
-    ([7], [7, 8])
-    """
-    if isinstance(tokens, str | bytes | Mapping):
-        raise ValueError(f"{tokens!r} is not a list of token ids: encode text first")
-    if hasattr(tokens, "tolist"):  # numpy and torch
-        tokens = tokens.tolist()
-    ids = list(tokens) if isinstance(tokens, Iterable) else [tokens]
-    return unpack_tokens(pack_tokens(ids))
+from radix_lib.prompts import as_token_ids
+from radix_lib.radix_tree import whole_number
 
 
 @dataclass(frozen=True)
