@@ -97,16 +97,16 @@ def first_to_retract(request: Request) -> tuple[int, int, int, int]:
 
 
 class Coming:
-    """The tokens that those who run are about to compute, in a radix tree of their own.
+    """The prompts that those who run are about to compute, in a tree of their own.
 
     In place of a page id it holds 1 for a page whose K/V are still to come, 0 for one
-    that is there.
+    that is there. Pages of an answer are shared when it ends: nobody waits for them.
     """
 
     def __init__(self, running: Iterable[Request], page_size: int):
         self.tree = RadixTree(page_size)
         for request in running:
-            if request.n_pending > page_size:
+            if not request.is_decoding:
                 self.add(request)
 
     def add(self, request: Request) -> None:

@@ -328,6 +328,25 @@ def test_who_needs_a_page_that_a_neighbour_has_not_computed_waits(
     assert not coming.has_part_of(scheduler.submit([*A, *B, 98], 1))
 
 
+@pytest.mark.parametrize(
+    ("n_computed", "n_answered", "waits"),
+    [(0, 0, True), (5, 0, True), (7, 0, True), (8, 0, False), (8, 1, False)],
+)
+def test_a_page_that_lacks_one_token_is_coming_as_well_and_an_answer_is_not(
+    n_computed: int, n_answered: int, waits: bool
+):
+    scheduler = Scheduler(TokenTime(n_pages=16, page_size=4), token_budget=64)
+    request = scheduler.submit([*A, *B, 7, 7, 7], 4)
+    request.lease = scheduler.router.admit(request.key)
+    request.lease.advance(n_computed)
+    for token in range(n_answered):
+        request.lease.advance(request.n_pending)
+        request.append(token)
+        request.lease.append(token)
+    neighbour = scheduler.submit([*request.prompt, *request.output, 98, 98], 1)
+    assert Coming([request], 4).has_part_of(neighbour) == waits
+
+
 def test_a_request_fits_by_what_its_own_namespace_has():
     scheduler = Scheduler(TokenTime(n_pages=8, page_size=4))
     router = scheduler.router
