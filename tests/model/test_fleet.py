@@ -65,16 +65,6 @@ def is_there(process: int) -> bool:
     return True
 
 
-def cached_tokens(fleet: Fleet, prompts: list[str]) -> int:
-    """How many tokens of some prompts the workers found, asked one after another."""
-    total = 0
-    for prompt in prompts:
-        body = {"text": prompt, "sampling_params": {"max_new_tokens": 4}}
-        answer = post(f"{fleet.address}/generate", json=body).json()
-        total += answer["meta_info"]["cached_tokens"]
-    return total
-
-
 def dialogues(n: int, n_turns: int) -> list[str]:
     """The prompts of several dialogues, a turn of each in turn."""
     said = [f"Dialogue number {i} on the theme of {i * i}. " * 3 for i in range(n)]
@@ -83,15 +73,6 @@ def dialogues(n: int, n_turns: int) -> list[str]:
         said = [f"{text}Turn {turn}: and what then? " for text in said]
         prompts += said
     return prompts
-
-
-def test_cache_aware_finds_more_than_round_robin(folder: str) -> None:
-    prompts = dialogues(n=4, n_turns=4)
-    found = {}
-    for policy in ("cache_aware", "round_robin"):
-        with fleet_of(folder, policy=policy) as fleet:
-            found[policy] = cached_tokens(fleet, prompts)
-    assert found["cache_aware"] > found["round_robin"]
 
 
 def test_events_tell_every_hit_and_past_requests_too_many_as_pools_shrink(
@@ -158,7 +139,13 @@ def chat_cached(address: str, salt: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP], ids=lambda n: n.name
+    "number",
+    [
+        signal.SIGKILL,
+        signal.SIGTERM,
+        pytest.param(signal.SIGSTOP, marks=pytest.mark.long),
+    ],
+    ids=lambda n: n.name,
 )
 def test_every_request_is_accounted_for_when_a_worker_is_lost(
     folder: str, number: signal.Signals
@@ -218,7 +205,9 @@ def until_idle(worker: Member) -> Any:
     raise AssertionError(f"{worker.name} still has {info['requests']} requests")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_the_command_says_how_to_use_it_and_ends_with_all_of_it(
     folder: str, number: signal.Signals
 ) -> None:

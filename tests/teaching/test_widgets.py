@@ -84,7 +84,9 @@ def test_every_control_has_a_label(name: str):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+)
 def test_whatever_is_pressed_nothing_breaks(name: str, seed: int):
     """Random clicks and values; `act` checks every invariant after each."""
     lab = MAKERS[name]()
