@@ -12,6 +12,7 @@ from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import TreeNode
 from radix_lib.router import Router
 from radix_lib.scheduler import Scheduler
+from radix_lib.teaching import draw_tree
 from radix_lib.token_time import TokenTime
 
 PAGE = 16
@@ -66,6 +67,20 @@ def test_a_match_in_a_tree_of_200_000_nodes_looks_at_its_path_alone(
         assert len(found.pages) == 2
         assert len(visited) <= 3
         assert len(large.match([*tokens_of(group, 999)]).pages) == 1
+
+
+@pytest.mark.long
+def test_the_picture_of_a_tree_of_200_000_nodes_is_small_and_shows_the_hit(
+    large: RadixCache,
+) -> None:
+    """It reads each node once, for what it folds has to be counted, and draws few."""
+    found = large.match(tokens_of(400, 7))
+    figure = draw_tree(large, hit=found.pages, limit=24)
+    assert len(figure.svg) < 50_000
+    assert len(figure.text.splitlines()) < 60
+    shown = [line for line in figure.text.splitlines() if "reused" in line]
+    assert len(shown) == len(found.pages) == 2
+    assert "nodes, 3," in figure.text.splitlines()[-1]
 
 
 @pytest.mark.long
