@@ -83,8 +83,7 @@ def in_any_batch(
     if left.data_ptr() % 64 or not left.is_contiguous():
         left = left.clone(memory_format=torch.contiguous_format)  # as new memory begins
     layout = (None, None) if right is None else (right.shape, right.stride())
-    setting = left.dtype, left.device, torch.get_num_threads()
-    shape = functions, left.shape, *layout, *setting
+    shape = functions, left.shape, *layout, setting_of(left)
     way = _ways.get(shape)
     if way is None:
         way = _ways[shape] = find_way(functions, left, right)
@@ -94,6 +93,17 @@ def in_any_batch(
     if way.width:
         return way.function(padded(left, way.width), right)[:, :n_rows]
     return _in_halves(functions, way, left, right)
+
+
+def setting_of(left: Tensor) -> tuple[Any, ...]:
+    """What else torch chooses a kernel by: under another setting all is asked anew."""
+    return (
+        left.dtype,
+        left.device,
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.mkldnn.enabled,
+    )
 
 
 def _in_halves(
@@ -148,8 +158,7 @@ class Trial:
         self.rows = rows.to(left)
         first = self.right_of(1)
         layout = None if first is None else (first.shape, first.stride())
-        setting = left.dtype, left.device, torch.get_num_threads()
-        self.case = functions, left.shape[2], layout, setting
+        self.case = functions, left.shape[2], layout, setting_of(left)
 
     def right_of(self, n_items: int) -> Any:
         """What so many items have on their right, in the layout of the input's."""
@@ -165,7 +174,7 @@ class Trial:
             for function in self.functions:
                 if self.is_invariant(function, tile):
                     return function, tile
-        dtype, device, n_threads = self.case[-1]
+        dtype, device, n_threads, *_ = self.case[-1]
         raise NotInvariant(
             f"{dtype} on {device} with {n_threads} threads: a row that is computed "
             "alone has other bits each time; try float32, or one thread"

@@ -5,6 +5,7 @@ The kernels here are wrong on purpose, most of them for one shape only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -245,6 +246,30 @@ def test_every_setting_is_asked_by_itself(ways: dict[Any, Any]) -> None:
     torch.set_num_threads(2)
     in_any_batch((product,), left, right)
     assert len(ways) == 7
+    with torch.backends.mkldnn.flags(enabled=False):
+        in_any_batch((product,), left, right)
+    assert len(ways) == 8
+
+
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("any_precision")
+def test_a_kernel_that_gets_less_precise_is_asked_anew() -> None:
+    def kernel(left: Tensor, right: Tensor) -> Tensor:
+        coarse = torch.get_float32_matmul_precision() == "medium"
+        return by_place(left, right) if coarse else product(left, right)
+
+    left, right = numbers(1, 40, 24), numbers(10, 24, seed=1)
+    for precision in ("highest", "medium"):
+        torch.set_float32_matmul_precision(precision)
+        whole = in_any_batch((kernel,), left, right)
+        alone = in_any_batch((kernel,), left[:, 10:11], right)
+        assert torch.equal(whole[:, 10:11], alone), precision
 
 
 def test_a_view_that_begins_anywhere_is_read_as_new_memory() -> None:
