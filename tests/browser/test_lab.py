@@ -54,7 +54,7 @@ def test_the_first_notebook_runs_from_top_to_bottom(browser: Browser, lab: Lab):
             assert shown > 200
 
 
-@pytest.mark.parametrize("wait_ms", [300, 1700])
+@pytest.mark.parametrize("wait_ms", [300, pytest.param(1700, marks=pytest.mark.long)])
 def test_the_stop_button_leaves_nothing_half_done(
     browser: Browser, lab: Lab, wait_ms: int
 ):

@@ -99,6 +99,7 @@ def test_no_schedule_of_many_changes_a_bit(
     assert sum(result.visited for result in results) >= 50
 
 
+@pytest.mark.long
 def test_a_schedule_on_the_default_model_changes_no_bit(real: Any) -> None:
     drawn = draw_schedule(5061)
     assert play(real.model, drawn) == Result(0, retracted=True, visited=True)

@@ -201,7 +201,11 @@ def test_the_aftermath_of_no_interruption_is_sound(
     world.check_aftermath(due)
 
 
-@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "sample"])
+@pytest.mark.parametrize(
+    "operation",
+    [name for name in OPERATIONS if name not in ("sample", "stream")]
+    + [pytest.param("stream", marks=pytest.mark.long)],
+)
 def test_ctrl_c_anywhere_in_generation_leaves_nothing_half_done(
     tiny: Any, due: Any, operation: str
 ) -> None:

@@ -228,6 +228,7 @@ def test_a_fleet_that_looks_at_caches_finds_more():
     assert "round robin" in lab.figure.alt
 
 
+@pytest.mark.long
 def test_every_policy_of_the_fleet_lab_can_be_chosen():
     lab = FleetLab()
     lab.workers.value = 2
