@@ -7,6 +7,7 @@ without it.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -17,6 +18,11 @@ from radix_lib._openmp import waiting_briefly
 from tests.support.tiny_models import TINY, TINY_MODELS
 
 os.environ |= waiting_briefly(os.environ)  # before a test imports torch
+
+# A script that starts the tests in the background has them ignore Ctrl-C, and with them
+# whatever they start: a fleet that is told to end would go on for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

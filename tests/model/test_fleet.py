@@ -222,8 +222,31 @@ def test_the_command_says_how_to_use_it_and_ends_with_all_of_it(
         assert f"curl http://127.0.0.1:{port}/generate" in "".join(lines)
         os.kill(children[0], signal.SIGSTOP)  # one of them hangs
         fleet.send_signal(number)
-        assert fleet.wait(4 * GRACE) == 0
+        try:
+            assert fleet.wait(4 * GRACE) == 0
+        finally:
+            fleet.kill()  # one that has ended does not notice
     assert not any(is_there(child) for child in children)
+
+
+def test_what_the_tests_start_hears_ctrl_c_even_if_they_run_in_the_background() -> None:
+    asks = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    starts = (
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"command = [sys.executable, '-c', {asks!r}]\n"
+        "subprocess.run(command)\n"
+        "import tests.conftest\n"
+        "subprocess.run(command)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", starts],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.split() == ["True", "False"]
 
 
 def children_of(process: int) -> list[int]:
