@@ -311,6 +311,18 @@ def test_a_with_block_cancels_on_an_exception(error):
     assert router.usage() == (16, 0, 0, 0)
 
 
+def test_a_with_block_whose_end_is_interrupted_gives_its_pages_back(monkeypatch):
+    router = router_of()
+
+    def interrupted(lease):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(router, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt), router.admit([1, 2, 3]):
+        pass
+    check_idle(router)
+
+
 @pytest.mark.parametrize("end", ["finish", "cancel"])
 def test_a_with_block_may_end_its_request_itself(end):
     router = router_of()

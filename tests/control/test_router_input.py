@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from radix_lib.page_manager import OutOfPages
+from radix_lib.radix_cache import Usage
 from radix_lib.radix_tree import pack_tokens
 from tests.support.inspection import check_idle, check_router, contents, snapshot
 from tests.support.small_routers import refused, router_of, serve
@@ -50,7 +51,10 @@ def test_an_empty_prompt_is_refused(busy, empty):
 @pytest.mark.parametrize(("n_tokens", "room"), [(15, 0), (14, 1), (1, 14)])
 def test_a_request_that_could_never_run_is_refused(busy, n_tokens, room):
     words = f"tokens: {n_tokens}, room for more: {room}. .* at most 14 in all"
-    refused(busy, ValueError, words, lambda: busy.admit([1] * n_tokens, None, room))
+    message = refused(
+        busy, ValueError, words, lambda: busy.admit([1] * n_tokens, None, room)
+    )
+    assert message.endswith("(model and pool)")
 
 
 def test_the_pool_limits_a_request_as_the_model_does():
@@ -132,6 +136,13 @@ def test_what_may_not_name_a_namespace_is_refused(busy, bad):
     refused(busy, ValueError, words, lambda: busy.match_prefix([1, 2, 9], bad))
 
 
+def test_a_bad_namespace_is_refused_before_anything_is_looked_at(monkeypatch):
+    router = router_of()
+    monkeypatch.setattr(router, "_alone", lambda *_, **__: pytest.fail("it looked"))
+    with pytest.raises(ValueError, match="not True"):
+        router.admit([1, 2, 3], True)
+
+
 def test_no_two_namespaces_share_because_python_finds_them_equal(busy):
     serve(busy, [1, 2, 3], 1)
     refused(busy, ValueError, "not True", lambda: busy.admit([1, 2, 3], True))
@@ -145,8 +156,15 @@ def test_a_request_that_has_ended_is_refused(busy, call, end):
     lease = busy.admit([9, 9, 9])
     lease.advance(3)
     getattr(busy, end)(lease)
-    words = "not live here: it was finished or cancelled before"
-    refused(busy, ValueError, words, lambda: getattr(busy, call)(lease))
+    words = "this lease is not live here: it was finished or cancelled before"
+    message = refused(busy, ValueError, words, lambda: getattr(busy, call)(lease))
+    assert message == words
+
+
+@pytest.mark.parametrize("call", ["finish", "cancel", "commit", "fork"])
+def test_what_is_no_lease_is_refused_by_name(busy, call):
+    words = "a lease is what admit and fork return, not 5"
+    refused(busy, ValueError, words, lambda: getattr(busy, call)(5))
 
 
 def test_a_lease_of_another_router_is_refused(busy):
@@ -186,6 +204,36 @@ def test_a_bad_token_is_not_appended(busy, bad):
     lease = next(iter(busy.leases))
     message = refused(busy, ValueError, "token ids", lambda: lease.append(1, bad))
     assert repr(bad) in message
+
+
+def test_who_wants_more_pages_is_told_what_could_be_evicted(busy):
+    lease = next(iter(busy.leases))
+    words = "pages needed: 5, free: 2, evictable: 2"
+    refused(busy, OutOfPages, words, lambda: busy.fork(lease, 8))
+
+
+def test_counts_are_of_the_same_type_after_a_repair(busy):
+    before = busy.page_manager.ref_counts.copy()
+    busy.repair()
+    assert busy.page_manager.ref_counts.dtype == before.dtype == np.int32
+    assert (busy.page_manager.ref_counts == before).all()
+
+
+def test_the_integrity_check_sees_a_holder_too_many(busy):
+    page = next(iter(busy.leases)).page_table[-1:]
+    busy.page_manager.retain(page)
+    with pytest.raises(AssertionError) as caught:
+        busy.check_integrity()
+    assert str(caught.value).startswith("a page's count is not its holders' number")
+    busy.page_manager.release(page)
+
+
+def test_the_integrity_check_sees_a_usage_that_does_not_add_up(busy, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(busy, "usage", lambda: Usage(2, 2, 2, 1))
+        with pytest.raises(AssertionError) as caught:
+            busy.check_integrity()
+    assert str(caught.value).startswith("free + unlocked + locked + private ≠ pool")
 
 
 def test_the_integrity_check_sees_a_lost_lease(busy):
