@@ -57,7 +57,12 @@ class Interruption:
     def enter(self, frame: FrameType) -> None:
         """A function starts, or a generator goes on, in whatever file."""
         caller = frame.f_back
-        if caller is not None and is_called_directly(frame.f_code):
+        # No others: a frame that is kept keeps alive what it made, such as a guard.
+        if (
+            caller is not None
+            and caller.f_code.co_filename in self.files
+            and is_called_directly(frame.f_code)
+        ):
             self.called.add(caller)
         if frame.f_code.co_filename in self.files:
             self.before[frame] = ""
