@@ -240,6 +240,18 @@ def test_what_a_retracted_request_has_computed_is_found_again():
     assert (first.n_output, second.n_output) == (9, 9)
 
 
+def test_the_first_admission_counts_however_often_a_request_comes_back():
+    scheduler = scheduler_of(token_budget=4)
+    request = scheduler.submit(prompt(12), 2)
+    scheduler.step()
+    first = request.admitted_at, request.n_cached
+    scheduler._retract(request)  # in the middle of its prompt
+    scheduler.step()
+    assert request.state == "running"
+    assert request.lease.n_cached > 0
+    assert (request.admitted_at, request.n_cached) == first
+
+
 def test_a_retracted_request_keeps_its_place_in_the_queue():
     scheduler = scheduler_of(n_pages=12, max_running=2, ratio=NewTokenRatio(0, 0))
     first, second, third = (scheduler.submit(prompt(8, 100 * i), 9) for i in range(3))
