@@ -117,6 +117,7 @@ def watched(steps: Steps) -> Iterator[None]:
         yield
 
 
+@functools.cache
 def dry_run(operation: str) -> list[str]:
     """The steps of an operation, as far as it comes by itself."""
     steps = Steps()

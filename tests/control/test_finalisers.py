@@ -23,7 +23,7 @@ from tests.support.world import CONTROL_PLANE, OPERATIONS, World, check_aftermat
 FILES = {module.__file__ for module in CONTROL_PLANE}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _only_when_we_say_so():
     with no_automatic_collection():
         yield

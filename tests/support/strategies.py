@@ -34,7 +34,7 @@ PAGE_SIZES = st.sampled_from([1, 2, 16])
 
 #: The same examples on every run, so that a red build says the same everywhere.
 QUICK = settings(
-    max_examples=100,
+    max_examples=60,
     stateful_step_count=50,
     derandomize=True,
     deadline=None,

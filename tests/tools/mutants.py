@@ -61,7 +61,7 @@ timeout_constant = 5.0
 #: Added to `tests/support/strategies.py` of the copy: a failure is not made smaller.
 NO_SHRINKING = """
 from hypothesis import Phase
-QUICK = settings(QUICK, phases=[Phase.generate])
+QUICK = settings(QUICK, max_examples=100, phases=[Phase.generate])
 """
 #: The tests of `KVPool` need torch, which would be forked with every mutant.
 WITHOUT_TORCH = (
