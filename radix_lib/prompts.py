@@ -30,12 +30,12 @@ def as_token_ids(tokens: Any) -> list[int]:
     return unpack_tokens(pack_tokens(ids))
 
 
-def refuse_half_characters(text: str) -> None:
+def refuse_half_characters(text: str, name: str = "the prompt") -> None:
     """Raise ValueError, naming it, for a surrogate without its other half."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{text[error.start]!r} at place {error.start} of the prompt is half a "
+            f"{text[error.start]!r} at place {error.start} of {name} is half a "
             "character, which no tokenizer knows: leave it out"
         ) from error

@@ -10,11 +10,11 @@ Source: SGLang 0.5.9, `managers/io_struct.py` and `entrypoints/openai/protocol.p
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from radix_lib.prompts import refuse_half_characters
 from radix_lib.request import Request
 
 # ── What may be asked ────────────────────────────────────────────────────────────────
@@ -30,15 +30,11 @@ HARMLESS = {
 }
 
 
-#: A surrogate without its other half: JSON can escape one, and UTF-8 has none.
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-
-
 class Asked(BaseModel):
     """A body whose fields are known: another that asks for something is refused.
 
-    So is a value of another type, "5" for 5 as well, and half a character: an answer
-    that repeats it could not be sent.
+    So is a value of another type, "5" for 5 as well, and half a character, which JSON
+    can escape: an answer that repeats it could not be sent.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -53,12 +49,8 @@ class Asked(BaseModel):
     @model_validator(mode="after")
     def _refuse_half_characters(self) -> Self:
         for name, value in self:
-            half = HALF_CHARACTER.search(value) if isinstance(value, str) else None
-            if half:
-                raise ValueError(
-                    f"{name} has half a character, {half[0]!r}, at place "
-                    f"{half.start()}: leave it out"
-                )
+            if isinstance(value, str):
+                refuse_half_characters(value, name)
         return self
 
 

@@ -62,27 +62,30 @@ REFUSED = {
     "an empty prompt": (generate(text='""'), "a prompt of 0 tokens"),
     "a megabyte": (generate(text=f'"{"word " * 200_000}"'), "at most 400 in all"),
     "a megabyte of chat": (chat(f'"{"word " * 200_000}"'), "at most 400 in all"),
-    "half a character": (generate(text=HALF), r"text has half a character, '\ud800'"),
+    "half a character": (
+        generate(text=HALF),
+        r"'\ud800' at place 5 of text is half a character",
+    ),
     "half a character in a chat": (
         chat(HALF),
-        r"messages.0: content has half a character, '\ud800', at place 5",
+        r"messages.0: '\ud800' at place 5 of content is half a character",
     ),
-    "half a character in a name": (generate(rid=HALF), "rid has half a character"),
+    "half a character in a name": (generate(rid=HALF), "of rid is half a character"),
     "half a character in a salt": (
         generate(extra_key=HALF),
-        "extra_key has half a character",
+        "of extra_key is half a character",
     ),
     "half a character in a chat's salt": (
         chat(cache_salt=HALF),
-        "cache_salt has half a character",
+        "of cache_salt is half a character",
     ),
     "half a character in a model's name": (
         chat(model=HALF),
-        "model has half a character",
+        "of model is half a character",
     ),
     "half a character in UTF-8": (
         (GENERATE, b'{"text": "\xed\xa0\x80"}'),
-        "text has half a character",
+        "of text is half a character",
     ),
     "bytes that are no text": ((GENERATE, b'{"text": "\xff"}'), "parsing the body"),
     "no JSON": ((GENERATE, '{"text": "a"'), "the body is no JSON from place 12 on"),
