@@ -37,7 +37,7 @@ class Moody:
 
 NAN = float("nan")
 INFINITY = float("inf")
-NO_NUMBERS = ["a", b"a", None, 1.5, NAN, INFINITY, [1], {}, np.float32(2), 1j, object()]
+NO_NUMBERS = ["a", b"a", None, 1.5, NAN, INFINITY, [1], {}, np.float32(2), 1j, ...]
 TOKENS = [-1, 2**32, 2**80, *NO_NUMBERS]
 IDS = np.array([0, 1, 2])
 
