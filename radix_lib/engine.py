@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from typing import Any
 
-from radix_lib.draft import settled
+from radix_lib.draft import next_text
 from radix_lib.request import Request, Step
 from radix_lib.scheduler import Scheduler
 
@@ -85,8 +85,8 @@ class Engine:
         )
         listener = _Listener()
         self._listeners[request] = listener
-        if request.n_output or request.outcome:
-            listener.tell()  # the thread was faster, and told nobody
+        if request.n_output or request.outcome or not self.alive:
+            listener.tell()  # the thread was faster, or is over, and told nobody
         self._wake.set()
         try:
             over = False
@@ -149,7 +149,5 @@ def text_of(request: Request, tokenizer: Any, shown: str = "") -> str:
 
     A character of which bytes are missing is held back until they come.
     """
-    text: str = tokenizer.decode(request.output, skip_special_tokens=True)
-    if not request.outcome:
-        text = settled(text, tokenizer)
-    return text if text.startswith(shown) else shown
+    is_whole = bool(request.outcome)
+    return next_text(shown, request.output, tokenizer, is_whole=is_whole)

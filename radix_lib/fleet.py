@@ -12,6 +12,7 @@ Left out here: how policies compare (`dispatch`). Source: `sglang-router` 0.3.2
 from __future__ import annotations
 
 import argparse
+import http.client
 import importlib.util
 import json
 import signal
@@ -212,7 +213,7 @@ def fetch(url: str, body: object = None, seconds: float = 60.0) -> bytes | None:
     """What an address answers, with `body` as JSON if there is one; None if it refuses.
 
     Who says 503, "not now", is asked again for some seconds. Raises OSError where
-    nobody answers.
+    nobody answers, or what answers breaks off or is no HTTP.
     """
     data = None if body is None else json.dumps(body).encode()
     call = urllib.request.Request(url, data, {"Content-Type": "application/json"})
@@ -226,6 +227,8 @@ def fetch(url: str, body: object = None, seconds: float = 60.0) -> bytes | None:
             if error.code != 503 or time.monotonic() > until:
                 return None
             time.sleep(0.5)
+        except http.client.HTTPException as error:
+            raise OSError(f"{url} answers no HTTP: {error!r}") from error
 
 
 def main() -> int:

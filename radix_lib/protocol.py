@@ -10,6 +10,7 @@ Source: SGLang 0.5.9, `managers/io_struct.py` and `entrypoints/openai/protocol.p
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -169,6 +170,7 @@ class ChatForm:
 
     def __init__(self, body: ChatBody, name: str):
         self.name = body.model or name
+        self.created = int(time.time())
         self.include_usage = body.stream_options.include_usage
 
     def whole(self, request: Request, text: str) -> dict[str, Any]:
@@ -200,7 +202,7 @@ class ChatForm:
         return {
             "id": f"chatcmpl-{request.number}",
             "object": kind,
-            "created": int(request.submitted_at),
+            "created": self.created,
             "model": self.name,
             "choices": choices,
         }

@@ -107,6 +107,8 @@ class Answers:
         try:
             while True:
                 over = bool(state.outcome)
+                if over:
+                    _check(state)
                 text = text_of(state, self.model.tokenizer, shown)
                 pieces = form.pieces(state, text, shown, is_first)
                 # One that ended meanwhile comes once more, as it is then.
@@ -116,7 +118,6 @@ class Answers:
                     shown = text
                     is_first = False
                 if over:
-                    _check(state)
                     break
                 state = await anext(states)
         except (HTTPException, EngineStopped) as error:

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,7 @@ import httpx
 import openai
 import pytest
 
-from radix_lib.fleet import GRACE, Fleet, FleetError, Member, free_port
+from radix_lib.fleet import GRACE, Fleet, FleetError, Member, fetch, free_port
 from radix_lib.teaching import measure_beliefs
 from tests.support.clients import crowd
 from tests.support.serving import tiny_with
@@ -275,6 +277,26 @@ def test_a_worker_that_does_not_start_ends_the_fleet(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(options: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Fleet(**options)
+
+
+@pytest.mark.parametrize(
+    "said", [b"SSH-2.0\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfour"]
+)
+def test_what_answers_no_http_is_nobody(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ear:
+
+        def answer() -> None:
+            connection, _ = ear.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = ear.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+            fetch(f"http://127.0.0.1:{port}/health")
+        thread.join()
 
 
 def test_without_the_router_the_remedy_is_named(

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from radix_lib.engine import Engine
+from radix_lib.engine import Engine, EngineStopped
 from radix_lib.request import Request
 from radix_lib.scheduler import Scheduler
 from radix_lib.worker import TellingModel, application
@@ -313,6 +313,65 @@ def test_an_answer_that_is_there_before_anybody_listens_is_heard_of(
     finally:
         engine.stop()
     assert outcomes == ["finished"]
+
+
+def test_who_comes_as_the_thread_ends_is_told(
+    tiny: Any, real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Scheduler(TellingModel(tiny, real.tokenizer)))
+    submit = engine.scheduler.submit
+
+    def submit_late(*args: Any, **options: Any) -> Request:
+        engine.stop()  # as it may, while a prompt is encoded
+        return submit(*args, **options)
+
+    monkeypatch.setattr(engine.scheduler, "submit", submit_late)
+
+    async def ask() -> None:
+        async for _ in engine.stream("a", 1):
+            pass
+
+    engine.start()
+    with pytest.raises(EngineStopped):
+        asyncio.run(asyncio.wait_for(ask(), timeout=60))
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions"])
+def test_a_stream_that_fails_does_not_say_that_it_is_finished(
+    worker: tuple[str, TellingModel], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, model = worker
+    step = model.step
+    steps = itertools.count(1)
+    has_come = threading.Event()
+
+    def fail_in_the_third(*args: Any) -> Any:
+        if next(steps) == 3:
+            has_come.wait(timeout=60)
+            raise RuntimeError("device lost")
+        return step(*args)
+
+    monkeypatch.setattr(model, "step", fail_in_the_third)
+    body = {"text": "One"} if path == "/generate" else {"messages": chat("One")}
+    with stream("POST", address + path, json=body | {"stream": True}) as response:
+        lines = []
+        for line in response.iter_lines():
+            has_come.set()
+            lines += [line] if line else []
+    assert lines[-1] == "data: [DONE]"
+    assert "device lost" in lines[-2]
+    for line in lines[:-2]:
+        piece = json.loads(line.removeprefix("data: "))
+        place = piece["meta_info"] if path == "/generate" else piece["choices"][0]
+        assert place["finish_reason"] is None
+
+
+def test_an_answer_says_when_it_was_made(worker: tuple[str, TellingModel]) -> None:
+    address, _ = worker
+    before = int(time.time())
+    body = {"messages": chat("One"), "max_tokens": 2}
+    answer = post(f"{address}/v1/chat/completions", json=body).json()
+    assert before <= answer["created"] <= time.time()
 
 
 def test_overload_is_503_and_never_a_hang(
