@@ -126,7 +126,9 @@ class Scheduler(Guarded):
     @property
     def n_unfinished(self) -> int:
         """How many requests are not over, or still hold pages."""
-        return len(self.unfinished) + len(self.inbox)
+        heard = self.unfinished
+        new = {request for request in tuple(self.inbox) if request.number not in heard}
+        return len(heard) + len(new)
 
     def run(self, progress: Callable[[Step], Any] | None = None) -> None:
         """Take steps until nothing is left to do, and show each to `progress`."""
@@ -197,15 +199,15 @@ class Scheduler(Guarded):
         for request in list(self.running):
             while self._lacks_a_page(request):
                 self._grow_or_retract(request, step)
-        if step.retracted:
-            self.pages.ratio.rise(self.running)
-        else:
-            self.pages.ratio.fall()
         for request in self.running:
             if request.is_decoding:
                 self._pass_on(request)
                 step.decoded.append(request)
                 step.budget -= 1
+        if step.retracted:
+            self.pages.ratio.rise(self.running)
+        elif step.decoded:
+            self.pages.ratio.fall()
 
     def _prefill(self, step: Step) -> None:
         """Go on with those who lag by more."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from radix_lib.page_manager import PageManager
+from radix_lib.prompts import as_token_ids
 from radix_lib.radix_cache import RadixCache
 from radix_lib.radix_tree import pack_tokens
 from radix_lib.request import Request, Step
@@ -83,10 +84,11 @@ class TokenTime:
         """The token ids of a prompt: token ids are all that it takes."""
         return list(prompt)
 
-    def sampler(self, answer: Sequence[int] = (), stop: Sequence[int] = ()) -> Script:
+    def sampler(self, answer: Sequence[int] = (), stop: Any = ()) -> Script:
         """What chooses an answer: `answer`, then checksums; it ends after a `stop`."""
-        self.router.checked_key([*answer, *stop])
-        return Script(answer, stop)
+        ends = as_token_ids(stop)
+        self.router.checked_key([*answer, *ends])
+        return Script(answer, ends)
 
     def step(self, leases: Sequence[Lease], n_tokens: Sequence[int]) -> list[int]:
         """Say that the next `n_tokens` of each lease are computed; the clock goes on.
@@ -118,6 +120,31 @@ class Arrival(NamedTuple):
     after: int | None = None
 
 
+def timetable(
+    arrivals: Sequence[Arrival],
+) -> tuple[list[tuple[float, int]], dict[int, list[int]]]:
+    """Who comes when, a heap of (time, number), and who waits for the end of whom.
+
+    Raises ValueError for an arrival that waits for what never comes.
+    """
+    due: list[tuple[float, int]] = []  # those of one time come in the order given
+    followers: dict[int, list[int]] = defaultdict(list)
+    for number, arrival in enumerate(arrivals):
+        if arrival.after is None:
+            heappush(due, (arrival.time, number))
+        else:
+            followers[arrival.after].append(number)
+    come = [number for _, number in due]
+    for number in come:  # it grows by those that follow
+        come += followers[number]
+    for number in {*range(len(arrivals))}.difference(come):
+        raise ValueError(
+            f"arrival {number} waits for arrival {arrivals[number].after}, which never "
+            "ends: `after` is the number of another, and no two wait for each other"
+        )
+    return due, followers
+
+
 def play(
     scheduler: Scheduler,
     arrivals: Iterable[Arrival],
@@ -126,18 +153,12 @@ def play(
     """Submit requests when their time has come, and step until all are over.
 
     `scheduler` runs on a `TokenTime`, whose clock goes on to the next arrival while
-    nothing is left to do. Returns the requests, in order of arrival.
+    nothing is left to do. Returns the requests, in order of arrival. Raises ValueError
+    as `timetable` does.
     """
     model: Any = scheduler.model
     arrivals = list(arrivals)
-    followers: dict[int, list[int]] = defaultdict(list)
-    # Those of one time come in the order given.
-    due: list[tuple[float, int]] = []
-    for number, arrival in enumerate(arrivals):
-        if arrival.after is None:
-            heappush(due, (arrival.time, number))
-        else:
-            followers[arrival.after].append(number)
+    due, followers = timetable(arrivals)
     numbers: dict[Request, int] = {}  # of those that have come
     while due or scheduler.n_unfinished:
         if not scheduler.n_unfinished:
@@ -150,8 +171,9 @@ def play(
             numbers[request] = number
         step = scheduler.advance()
         for ended in (*step.finished, *step.failed, *step.cancelled):
-            for number in followers[numbers[ended]]:
-                heappush(due, (model.now + arrivals[number].time, number))
+            if ended in numbers:  # and was not there before
+                for number in followers[numbers[ended]]:
+                    heappush(due, (model.now + arrivals[number].time, number))
         if progress:
             progress(step)
     return list(numbers)

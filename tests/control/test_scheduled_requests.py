@@ -81,6 +81,19 @@ def test_a_request_cancelled_before_any_step_holds_nothing():
     assert request.ended_at is not None
 
 
+def test_a_request_counts_once_until_it_is_over_and_its_pages_are_free():
+    scheduler = scheduler_of()
+    running = scheduler.submit(prompt(4), 2)
+    assert scheduler.n_unfinished == 1
+    scheduler.step()
+    running.cancel()
+    assert scheduler.n_unfinished == 1
+    scheduler.submit(prompt(4), 2).cancel()
+    assert scheduler.n_unfinished == 2
+    scheduler.step()
+    assert scheduler.n_unfinished == 0
+
+
 def test_a_request_that_is_over_cannot_be_cancelled():
     scheduler = scheduler_of()
     request = scheduler.submit(prompt(4), 2)

@@ -280,6 +280,18 @@ def test_the_share_reserved_falls_step_by_step_and_rises_with_a_retraction():
     assert ratio.expected_tokens(requests[0]) == 13 + 1
 
 
+def test_the_reserve_falls_in_steps_that_decode():
+    scheduler = scheduler_of(token_budget=4)
+    ratio = scheduler.pages.ratio
+    scheduler.step()
+    request = scheduler.submit(prompt(9), 3)
+    while not request.n_output:
+        scheduler.step()
+        assert ratio.value == 0.7
+    scheduler.run()
+    assert ratio.value == pytest.approx(0.7 - 2 * 0.001)
+
+
 def test_what_a_request_would_lock_is_not_counted_as_room_for_it():
     """The pool is full of the request's own prefix: to evict that would be no help.
 

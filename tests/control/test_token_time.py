@@ -87,6 +87,28 @@ def summary(n: int, order: str = "fcfs") -> dict[str, float]:
     }
 
 
+@pytest.mark.parametrize("after", [7, 1, -1])
+def test_who_waits_for_what_never_ends_is_named(after: int):
+    scheduler = Scheduler(TokenTime())
+    arrivals = [Arrival(0, [1], 1), Arrival(0, [2], 1, after=after)]
+    with pytest.raises(ValueError, match=f"arrival 1 waits for arrival {after}, which"):
+        play(scheduler, arrivals)
+    assert not scheduler.n_unfinished
+
+
+def test_a_request_that_was_there_before_is_served_as_well():
+    scheduler = Scheduler(TokenTime())
+    before = scheduler.submit([1, 2, 3], 2)
+    (request,) = play(scheduler, [Arrival(0, [4], 1)])
+    assert (before.outcome, request.outcome) == ("finished", "finished")
+
+
+def test_a_stop_may_be_one_token():
+    model = TokenTime()
+    token = model.next_token([1, 2, 3])
+    assert Scheduler(model).submit([1, 2, 3], 9, stop=token).wait() == [token]
+
+
 def test_a_thousand_requests_are_scheduled_the_same_on_every_machine():
     assert summary(1_000) == {
         "steps": 209,
