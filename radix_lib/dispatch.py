@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -21,10 +20,10 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from radix_lib.kv_events import BlockStored, PrefixIndex, TellingCache, block_hashes
-from radix_lib.radix_tree import pack_tokens
+from radix_lib.radix_tree import pack_tokens, whole_number
 from radix_lib.request import Request
 from radix_lib.scheduler import Scheduler
-from radix_lib.token_time import Arrival, TokenTime
+from radix_lib.token_time import Arrival, TokenTime, timetable
 
 Tokens = Sequence[int]
 
@@ -263,9 +262,9 @@ class Dispatched:
 
     @property
     def spread(self) -> float:
-        """The most requests that a worker got ÷ the mean."""
+        """The most requests that a worker got ÷ the mean; 0 if there were none."""
         counts = self.requests_of
-        return max(counts) * len(counts) / sum(counts)
+        return max(counts) * len(counts) / (sum(counts) or 1)
 
 
 def dispatch(
@@ -276,15 +275,20 @@ def dispatch(
     n_pages: int = 1024,
     page_size: int = 16,
 ) -> Dispatched:
-    """Play arrivals to a fleet of workers, each on its own clock."""
-    workers = [Worker(number, n_pages, page_size) for number in range(n_workers)]
-    followers: dict[int, list[int]] = defaultdict(list)
-    due: list[tuple[float, int]] = []  # arrivals: (time, number)
+    """Play arrivals to a fleet of workers, each on its own clock.
+
+    Policies compare prompts alone: raises ValueError for an arrival with a namespace,
+    and as `timetable` does.
+    """
+    n_workers = whole_number(n_workers, "n_workers", least=1)
     for number, arrival in enumerate(arrivals):
-        if arrival.after is None:
-            heappush(due, (arrival.time, number))
-        else:
-            followers[arrival.after].append(number)
+        if arrival.options.get("namespace") is not None:
+            raise ValueError(
+                f"arrival {number} has the namespace {arrival.options['namespace']!r}, "
+                "and no policy here looks at it: leave it out"
+            )
+    workers = [Worker(number, n_pages, page_size) for number in range(n_workers)]
+    due, followers = timetable(arrivals)
     busy: list[tuple[float, int]] = []  # workers with work: (their clock, number)
     numbers: dict[Request, int] = {}
     chosen: list[int] = []

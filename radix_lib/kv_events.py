@@ -5,15 +5,17 @@ the cache tells: which blocks it stored, which it removed, that all are gone. A 
 a page of tokens, named by a hash of itself *and of all before it*, so that equal names
 mean equal prefixes, on any worker.
 
-Left out here: how events travel, and who reads the index (`fleet`). Source: SGLang
+Left out here: how events travel, and who reads the index (`dispatch`). Source: SGLang
 0.5.9, `disaggregation/kv_events.py`, whose events are also vLLM's.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from radix_lib.page_manager import PageManager
@@ -49,14 +51,24 @@ def block_hashes(
     """The name of each whole block of packed tokens that follow `parent`.
 
     A first block's name begins with the namespace, so that no two of them share names.
+    Equal ones, of texts, whole numbers and tuples of these, have the same.
     """
     n_bytes = block_size * TOKEN_BYTES
     names = []
     for start in range(0, len(key) - n_bytes + 1, n_bytes):
-        before = repr(namespace).encode() if parent is None else parent
+        before = repr(_plain(namespace)).encode() if parent is None else parent
         parent = sha256(before + key[start : start + n_bytes]).digest()
         names.append(parent)
     return names
+
+
+def _plain(namespace: Hashable) -> Hashable:
+    """A namespace in Python's own types: what is equal is written alike."""
+    if isinstance(namespace, tuple):
+        return tuple(map(_plain, namespace))
+    if isinstance(namespace, str):
+        return str(namespace)
+    return int(namespace) if isinstance(namespace, Integral) else namespace
 
 
 class TellingCache(RadixCache):
@@ -68,14 +80,16 @@ class TellingCache(RadixCache):
 
     def __init__(self, page_manager: PageManager, policy: str = "lru"):
         super().__init__(page_manager, policy)
-        self.events: list[Event] = []
+        self.events: deque[Event] = deque()
         self.names: dict[int, bytes] = {}  # page in the tree → the name of its block
 
     def take_events(self) -> list[Event]:
-        """All events since the last call. Meanwhile another thread may add some."""
+        """All events since the last call. Other threads may add or take some."""
         events = self.events
-        taken = events[:]
-        del events[: len(taken)]
+        taken = []
+        with suppress(IndexError):  # there are no more
+            while True:
+                taken.append(events.popleft())
         return taken
 
     def evict(self, n_pages: int) -> Pages:
@@ -112,7 +126,7 @@ class TellingCache(RadixCache):
             self._tell_anew()
 
     def _tell_anew(self) -> None:
-        self.events = [AllBlocksCleared()]
+        self.events = deque([AllBlocksCleared()])
         self.names.clear()
         for node in self.nodes():
             self._tell_stored(node)

@@ -172,3 +172,15 @@ def test_one_after_another_the_exact_index_is_exact() -> None:
     workload = closed_loop(shared_prefixes(words(), 60), 1)
     done = dispatch(workload, CacheAware(exact=True), 3, n_pages=80)
     assert done.predicted == [request.n_cached for request in done.requests]
+
+
+def test_a_namespace_is_refused_since_no_policy_looks_at_it() -> None:
+    arrivals = [Arrival(0, [1], 1), Arrival(0, [1], 1, {"namespace": "bob"})]
+    with pytest.raises(ValueError, match="arrival 1 has the namespace 'bob'"):
+        dispatch(arrivals, RoundRobin(), 2)
+
+
+def test_a_fleet_has_a_worker_and_may_have_nothing_to_do() -> None:
+    with pytest.raises(ValueError, match="n_workers is a whole number from 1, not 0"):
+        dispatch([], RoundRobin(), 0)
+    assert dispatch([], RoundRobin(), 2).spread == 0

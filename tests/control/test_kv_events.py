@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
+import numpy as np
 import pytest
 
 from radix_lib.kv_events import (
@@ -16,7 +18,7 @@ from radix_lib.kv_events import (
 )
 from radix_lib.page_manager import OutOfPages, PageManager
 from radix_lib.radix_tree import pack_tokens
-from radix_lib.router import Router
+from radix_lib.router import Namespace, Router
 
 
 def new_router(n_pages: int = 24, page_size: int = 2) -> Router:
@@ -49,6 +51,20 @@ def test_a_name_is_of_a_block_and_of_all_before_it() -> None:
     assert names[1] not in block_hashes(pack_tokens([9, 9, 3, 4]), 2)
     assert names != block_hashes(pack_tokens([1, 2, 3, 4]), 2, namespace="bob")
     assert names[1:] == block_hashes(pack_tokens([3, 4]), 2, parent=names[0])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Namespace("a"), ("a", "")),
+        (1, np.int64(1)),
+        (("a", 1), (np.str_("a"), np.uint8(1))),
+    ],
+)
+def test_equal_namespaces_give_equal_names(one: object, other: object) -> None:
+    assert one == other
+    key = pack_tokens([1, 2])
+    assert block_hashes(key, 2, one) == block_hashes(key, 2, other)
 
 
 def test_what_is_evicted_is_told() -> None:
@@ -95,19 +111,38 @@ def test_who_takes_no_events_is_told_the_whole_tree_in_few_when_he_comes() -> No
     assert set(index.holders) == set(router.cache.names.values())
 
 
-def test_an_event_that_is_added_while_others_are_taken_is_not_lost() -> None:
+class Meddled(deque):  # type: ignore[type-arg]
+    """Events that another thread takes away just before one is added or taken."""
+
+    def __init__(self, cache: TellingCache):
+        super().__init__()
+        self.cache = cache
+        self.taken: list[object] = []
+        self.is_inside = False
+
+    def meddle(self) -> None:
+        if not self.is_inside:
+            self.is_inside = True
+            self.taken += self.cache.take_events()
+            self.is_inside = False
+
+    def append(self, event: object) -> None:
+        self.meddle()
+        super().append(event)
+
+    def popleft(self) -> object:
+        self.meddle()
+        return super().popleft()
+
+
+def test_each_event_is_taken_once_whoever_comes_between() -> None:
     cache = new_router().cache
-
-    class TakenFrom(list):  # type: ignore[type-arg]
-        """Another thread takes all, after this one has said where to add."""
-
-        def append(self, event: object) -> None:
-            assert cache.take_events() == []
-            super().append(event)
-
-    cache.events = TakenFrom()
-    cache.insert([1, 2], cache.page_manager.allocate(1))
-    assert len(cache.take_events()) == 1
+    meddled = Meddled(cache)
+    cache.events = meddled
+    for tokens in ([1, 2], [3, 4], [5, 6]):
+        cache.insert(tokens, cache.page_manager.allocate(1))
+    taken = [*meddled.taken, *cache.take_events(), *meddled.taken[2:]]
+    assert [event.token_ids for event in taken] == [[1, 2], [3, 4], [5, 6]]
 
 
 def test_a_worker_that_is_gone_is_forgotten() -> None:
