@@ -6,7 +6,7 @@ Left out here: where the tokens come from (`sampling`, `radix_model`).
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -30,16 +30,24 @@ class Draft:
         self.ended = token in ends or len(self.tokens) == max_new_tokens
 
     def show(self, tokenizer: Any) -> str:
-        """The text so far: it begins with what was shown before, and ends whole."""
-        text: str = tokenizer.decode(self.tokens, skip_special_tokens=True)
-        if not self.ended:
-            text = settled(text, tokenizer)
-            # Llama's tokenizer falls back to bytes, and a character that lacks some
-            # spoils those before it until it is whole: nothing is taken back.
-            if not text.startswith(self.shown):
-                text = self.shown
-        self.shown = text
-        return text
+        """The text so far: it begins with what was shown before."""
+        self.shown = next_text(self.shown, self.tokens, tokenizer, is_whole=self.ended)
+        return self.shown
+
+
+def next_text(
+    shown: str, tokens: Sequence[int], tokenizer: Any, *, is_whole: bool
+) -> str:
+    """What to show of an answer: a text that begins with what was `shown` before.
+
+    Of an answer that is not whole, what later tokens may change is held back.
+    """
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    if not is_whole:
+        text = settled(text, tokenizer)
+    # Llama's tokenizer falls back to bytes, and a character that lacks some spoils
+    # those before it, for good if the answer ends there: nothing is taken back.
+    return text if text.startswith(shown) else shown
 
 
 def settled(text: str, tokenizer: Any) -> str:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from radix_lib.draft import Draft
@@ -129,21 +130,28 @@ class RadixAttentionModel(Guarded):
         In a chat, what the template writes alone is special: a mark such as
         `<|im_start|>` that somebody typed is encoded as the letters it is made of, and
         begins no turn. Raises ValueError for what is neither text nor a chat nor token
-        ids.
+        ids, and for a chat that the template refuses.
         """
         if isinstance(prompt, str):
             refuse_half_characters(prompt)
             return list(self.tokenizer.encode(prompt))
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-            for message in cast(Sequence[Mapping[str, str]], prompt):
+            for message in prompt:
+                if not isinstance(message, Mapping):
+                    raise ValueError(f"{message!r} is no message of a chat")
                 for words in message.values():
                     refuse_half_characters(str(words))
-            prompt = self.tokenizer.apply_chat_template(
-                prompt,
-                add_generation_prompt=True,
-                return_dict=False,
-                sanitize_control_tokens=True,
-            )
+            try:
+                prompt = self.tokenizer.apply_chat_template(
+                    prompt,
+                    add_generation_prompt=True,
+                    return_dict=False,
+                    sanitize_control_tokens=True,
+                )
+            except (TemplateError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"the model's chat template does not take this: {error}"
+                ) from error
         return as_token_ids(prompt)
 
     def prefill(
@@ -311,8 +319,9 @@ class RadixAttentionModel(Guarded):
         `options` are `namespace`, which says with whom pages may be shared, and the
         fields of `Sampling`. The answer ends at `max_new_tokens`, at the model's own
         end token, or at one in `stop`. Each text begins with the one before: a
-        character is shown when all its bytes have come; the last text is the whole.
-        Closed before that, what was committed stays and everything else is given back.
+        character is shown when all its bytes have come; the last text holds nothing
+        back. Closed before that, what was committed stays and everything else is given
+        back.
         """
         with closing(self._answers(prompt, 1, max_new_tokens, **options)) as answers:
             for (answer,) in answers:

@@ -236,6 +236,30 @@ def test_half_a_character_in_a_chat_is_refused_with_its_place(real: Any) -> None
             model.encode([turn])
 
 
+TEMPLATE = """{% for message in messages %}
+{% if message.role not in ("user", "assistant") %}{{ raise_exception("users only") }}
+{% endif %}{{ message.role + ": " + message.content }}{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("chat", "complaint"),
+    [
+        ([{"role": "system", "content": "Hi"}], "does not take this: users only"),
+        ([{"role": "user"}], "does not take this: .* no attribute 'content'"),
+        ([{"role": "user", "content": None}], "does not take this"),
+        ([{"role": "user", "content": "Hi"}, 5], "5 is no message of a chat"),
+    ],
+)
+def test_a_chat_that_the_template_does_not_take_is_refused(
+    real: Any, chat: Any, complaint: str
+) -> None:
+    tokenizer = copy.copy(real.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    model = RadixAttentionModel(real.model, tokenizer, n_pages=1)
+    with pytest.raises(ValueError, match=complaint):
+        model.encode(chat)
+
+
 @pytest.mark.parametrize("container", [list, tuple, np.array, torch.tensor, iter])
 def test_a_prompt_may_be_token_ids(
     cached: Models, container: Callable[[list[int]], Any]

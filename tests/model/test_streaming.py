@@ -178,7 +178,6 @@ def streamed(
         monkeypatch.setattr(Sampling, "choose", lambda *_: next(chosen))
         parts = list(model.stream([1], len(tokens)))
         assert parts[-1].tokens == tokens
-        assert parts[-1].text == tokenizer.decode(tokens, skip_special_tokens=True)
         for part, following in itertools.pairwise(parts):
             assert following.text.startswith(part.text), (part.text, following.text)
         return parts
@@ -197,6 +196,15 @@ def test_a_character_is_shown_when_all_its_bytes_have_come(
     data = MANY_BYTES.encode()
     whole = [data[:n].decode(errors="ignore") for n in range(1, len(data) + 1)]
     assert [part.text for part in parts] == whole
+
+
+def test_an_answer_is_whole_in_the_end(
+    streamed: Callable[..., list[Generation]],
+) -> None:
+    tokenizer = Bytes(MANY_BYTES)
+    for n in range(1, len(tokenizer.tokens)):
+        tokens = tokenizer.tokens[:n]
+        assert streamed(tokenizer, tokens)[-1].text == tokenizer.decode(tokens, True)
 
 
 def test_an_answer_cut_inside_a_character_ends_with_what_decoding_gives(
@@ -230,6 +238,7 @@ def test_spaces_that_a_tokenizer_cleans_up_are_held_back(
     tokens = [token % len(vocabulary) for token in some_tokens(12, seed)]
     parts = streamed(tokenizer, tokens)
     plain = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+    assert parts[-1].text == tokenizer.decode(tokens)
     assert parts[-1].text != plain, "nothing was cleaned up: no test at all"
 
 
@@ -245,6 +254,8 @@ def test_a_tokenizer_that_rewrites_a_run_of_bytes_takes_nothing_back(
     assert tokenizer.decode(tokens[:5]) == "�" * 5
     texts = [part.text for part in streamed(tokenizer, tokens)]
     assert texts == ["a"] * 3 + ["a€"] * 4 + ["a€😀"]
+    texts = [part.text for part in streamed(tokenizer, tokens[:5])]
+    assert texts == ["a"] * 3 + ["a€"] * 2, "not even at the end"
 
 
 def test_the_real_tokenizer_streams_characters_of_several_tokens(

@@ -95,12 +95,7 @@ class LiveChat(Lab):
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         """The tokens of a conversation. Raises ValueError if it has none."""
-        try:
-            tokens = self.model.encode(messages)
-        except Exception as error:  # of a template, of a tokenizer: anything
-            raise ValueError(
-                f"The model's chat template does not take this: {_words(error)}"
-            ) from error
+        tokens = self.model.encode(messages)
         if not tokens:
             raise ValueError("The model's chat template makes no token of this.")
         return tokens
