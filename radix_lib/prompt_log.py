@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from radix_lib.prompts import refuse_half_characters
 from radix_lib.radix_tree import TOKEN_BYTES, RadixTree, pack_tokens, whole_number
+from radix_lib.supported_models import ModelError
 
 
 class Logged(NamedTuple):
@@ -42,22 +44,22 @@ def read_log(path: str | Path) -> list[Logged]:
     missing file.
     """
     log = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for at, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode())
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {at} is not JSON ({error}): a line is a text in "
-                    'quotes, or {"prompt": "…", "answer": "…"}'
+                    f"{path}, line {at} is not JSON in UTF-8 ({error}): a line is a "
+                    'text in quotes, or {"prompt": "…", "answer": "…"}'
                 ) from error
             if isinstance(entry, str):
                 entry = {"prompt": entry}
             if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
                 raise ValueError(
-                    f"{path}, line {at} has no text named 'prompt': {line.strip()[:60]}"
+                    f"{path}, line {at} has no text named 'prompt': {str(entry)[:60]}"
                 )
             answer = entry.get("answer") or ""
             if not isinstance(answer, str):
@@ -160,6 +162,9 @@ def begin_once(log: Log) -> list[Logged]:
     ]
 
 
+BEHIND = 16  # letters
+
+
 def keep_history(log: Log) -> list[Logged]:
     """A later turn repeats what was said before, where a piece of that was cut out.
 
@@ -167,9 +172,10 @@ def keep_history(log: Log) -> list[Logged]:
     a reminder behind the last message only.
     """
     kept: list[Logged] = []
+    said = [prompt + answer for prompt, answer in log]
     for number, (prompt, answer) in enumerate(log):
         for before in range(number - 1, -1, -1):
-            n_repeated = _repeats(log[before].prompt + log[before].answer, prompt)
+            n_repeated = _repeats(said[before], prompt)
             if n_repeated:
                 prompt = "".join(kept[before]) + prompt[n_repeated:]
                 break
@@ -177,16 +183,16 @@ def keep_history(log: Log) -> list[Logged]:
     return kept
 
 
-def _repeats(said: str, prompt: str, n_behind: int = 16) -> int:
+def _repeats(said: str, prompt: str) -> int:
     """How long the beginning of `prompt` is that repeats `said`, but for one piece.
 
-    0 if it does not: what is behind the missing piece has at least `n_behind` letters.
+    0 if it does not: what is behind the missing piece has at least `BEHIND` letters.
     """
     n_common = _n_common(said, prompt)
     if n_common == len(said):
         return n_common
-    behind = prompt[n_common : n_common + n_behind]
-    if len(behind) < n_behind:
+    behind = prompt[n_common : n_common + BEHIND]
+    if len(behind) < BEHIND:
         return 0
     at = said.find(behind, n_common + 1)
     while at >= 0:
@@ -264,8 +270,9 @@ def diagnose(
 ) -> Diagnosis:
     """Count what a log shares, and what it would share without each of the habits.
 
-    `encode` turns text into tokens; a byte is one where nothing else is said. Raises
-    ValueError for a page size that is none.
+    `encode` turns text into tokens; a byte is one where nothing else is said. Each
+    prompt is compared with all before it. Raises ValueError for a page size that is
+    none, and for half a character.
 
     >>> print(diagnose([f"2026-11-{day} You are a helpful robot." for day in (26, 27)]))
     2 requests, 70 tokens of prompts; a cache finds 0 at most (0.0%)
@@ -273,6 +280,9 @@ def diagnose(
     """
     page_size = whole_number(page_size, "page_size", least=1)
     entries = [Logged(one) if isinstance(one, str) else Logged(*one) for one in log]
+    for number, entry in enumerate(entries, 1):
+        for name, text in entry._asdict().items():
+            refuse_half_characters(text, f"the {name} of request {number}")
     now = count(entries, encode, page_size)
     blames = []
     for habit in HABITS:
@@ -310,13 +320,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     encode: Encode = str.encode
-    if options.tokenizer:
-        from radix_lib.model_loader import load_model
-
-        encode = load_model().tokenizer.encode
     try:
+        if options.tokenizer:
+            from radix_lib.model_loader import load_model
+
+            encode = load_model().tokenizer.encode
         print(diagnose(read_log(options.log), encode, options.page_size))
-    except (OSError, ValueError) as error:
+    except (OSError, ModelError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

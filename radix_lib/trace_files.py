@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from math import inf
 from pathlib import Path
@@ -148,7 +149,7 @@ def _lines(path: str | Path) -> Iterator[_Line]:
             for at, text in enumerate(file, 1):
                 if text.strip():
                     yield _Line(path, at, text, names)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise TraceError(
                 f"{path} breaks off after line {at} ({error}): fetch it again"
             ) from error

@@ -13,6 +13,7 @@ drawn by Zipf's law; several turns with time to think).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from radix_lib.radix_tree import whole_number
 from radix_lib.request import Request
 from radix_lib.router import Router
 from radix_lib.texts import read_asset
@@ -49,6 +51,8 @@ class Words:
 
     def passages(self, n: int, n_tokens: int) -> list[Tokens]:
         """`n` passages, from different places."""
+        if n > len(self.tokens):
+            raise ValueError(f"{n} passages: there are {len(self.tokens)} places")
         places = self.random.sample(range(len(self.tokens)), n)
         return [self._from(place, n_tokens) for place in places]
 
@@ -159,7 +163,10 @@ def agent(words: Words, n: int = 12) -> Workload:
 
 
 def judge(words: Words, n: int = 12) -> Workload:
-    """An essay is judged in five respects at once; then the judgements are summed."""
+    """An essay is judged in five respects at once; then the judgements are summed.
+
+    An arrival waits for one other at most: the sum waits for the fifth.
+    """
     workload: Workload = []
     instructions = words.passage(96)
     respects = words.passages(5, 24)
@@ -188,7 +195,7 @@ def retrieval(words: Words, n: int = 48) -> Workload:
 
 
 def nothing_shared(words: Words, n: int = 64) -> Workload:
-    """Prompts that have nothing in common."""
+    """Prompts from places of their own, which have hardly anything in common."""
     prompts = words.passages(n, 384)
     return [ask(prompt, words.passage(32)) for prompt in prompts]
 
@@ -238,10 +245,10 @@ WORKLOADS: dict[str, Callable[[Words], Workload]] = {
 def closed_loop(workload: Workload, n_users: int) -> Workload:
     """`n_users` at once: each asks the next thing when the last one is answered.
 
-    What belongs together, a dialogue or a question with its branches, is one user's.
+    What waits for one another, a dialogue or a question with its branches, is one
+    user's; judgements of one essay wait for nothing, and are as many users'.
     """
-    if n_users < 1:
-        raise ValueError(f"n_users is at least 1, not {n_users}")
+    n_users = whole_number(n_users, "n_users", least=1)
     last_of: list[int] = []  # session → the number of its last request
     session_of: list[int] = []
     for number, request in enumerate(workload):
@@ -262,14 +269,23 @@ def closed_loop(workload: Workload, n_users: int) -> Workload:
 def poisson(workload: Workload, gap: float, seed: int = 0) -> Workload:
     """Independent users: `gap` ticks from one to the next in the mean, by lot."""
     rng = random.Random(seed)
-    return _at_times(workload, lambda _: rng.expovariate(1 / gap))
+    rate = 1 / _checked_gap(gap)
+    return _at_times(workload, lambda _: rng.expovariate(rate))
 
 
 def bursts(workload: Workload, size: int, gap: float) -> Workload:
     """`size` at one moment, then nobody for `gap` ticks."""
+    size = whole_number(size, "size", least=1)
+    gap = _checked_gap(gap)
     return _at_times(
         workload, lambda number: gap if number and not number % size else 0
     )
+
+
+def _checked_gap(gap: float) -> float:
+    if not 0 < gap < math.inf:
+        raise ValueError(f"gap is a number of ticks above 0, not {gap!r}")
+    return gap
 
 
 def _at_times(workload: Workload, wait: Callable[[int], float]) -> Workload:
@@ -385,14 +401,18 @@ def _end_of(request: Request) -> float:
 
 
 def goodput(requests: Sequence[Request], first_token: float, per_token: float) -> float:
-    """Requests a tick that kept both objectives: the most each may take."""
+    """Requests a tick that kept both objectives: the most each may take.
+
+    Raises ValueError, as `report` does, if one is not finished.
+    """
+    elapsed = report(requests).elapsed
     good = [
         r
         for r in requests
         if seconds_to_first(r) <= first_token
         and (r.n_output < 2 or seconds_a_token(r) <= per_token)
     ]
-    return _share(len(good), report(requests).elapsed)
+    return _share(len(good), elapsed)
 
 
 def memory_shared(router: Router) -> float:

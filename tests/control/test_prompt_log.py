@@ -134,6 +134,11 @@ def test_a_page_size_that_is_none_is_refused(page_size: int) -> None:
         diagnose(["a"], page_size=page_size)
 
 
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(ValueError, match="at place 1 of the answer of request 2"):
+        diagnose(["a", Logged("b", "b\ud83d")])
+
+
 def test_habits_leave_a_log_without_them_as_it_is() -> None:
     log = [Logged(f"{RULES}{ask}", "Yes.") for ask in ASKED]
     for habit in HABITS:
@@ -152,15 +157,16 @@ def test_a_log_has_texts_or_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "line 2 is not JSON"),
-        ("3", "line 2 has no text named 'prompt'"),
-        ('{"text": "a"}', "line 2 has no text named 'prompt'"),
-        ('{"prompt": "a", "answer": 3}', "line 2: answer is 3, not a text"),
+        (b"{", "line 2 is not JSON"),
+        ('"café"'.encode("latin-1"), "line 2 is not JSON in UTF-8 .* 0xe9"),
+        (b"3", "line 2 has no text named 'prompt': 3"),
+        (b'{"text": "a"}', "line 2 has no text named 'prompt'"),
+        (b'{"prompt": "a", "answer": 3}', "line 2: answer is 3, not a text"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, complaint: str) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text(f'"one"\n{line}\n')
+    path.write_bytes(b'"one"\n' + line + b"\n")
     with pytest.raises(ValueError, match=complaint):
         read_log(path)
 
@@ -180,6 +186,14 @@ def test_the_command_says_what_is_wrong(
 ) -> None:
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_the_command_says_which_model_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADIX_LIB_MODEL", str(tmp_path / "none"))
+    assert main([str(tmp_path / "log.jsonl"), "--tokenizer"]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
 
 
 # ── A second opinion ─────────────────────────────────────────────────────────────────

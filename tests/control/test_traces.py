@@ -108,6 +108,16 @@ def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
         read_mooncake(path)
 
 
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    lines = [MOONCAKE | {"hash_ids": [n]} for n in range(500)]
+    path = written(tmp_path, *lines, zipped=True)
+    whole = path.read_bytes()
+    for at in range(20, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with pytest.raises(TraceError, match=str(path)):
+            read_mooncake(path)
+
+
 # ── Replay ───────────────────────────────────────────────────────────────────────────
 
 

@@ -19,6 +19,7 @@ from radix_lib.workloads import (
     closed_loop,
     goodput,
     memory_shared,
+    nothing_shared,
     poisson,
     report,
 )
@@ -107,8 +108,22 @@ def test_a_closed_loop_of_one_is_served_one_by_one() -> None:
 
 
 def test_a_closed_loop_needs_a_user() -> None:
-    with pytest.raises(ValueError, match="n_users is at least 1, not 0"):
+    with pytest.raises(ValueError, match="n_users is a whole number from 1, not 0"):
         closed_loop(made("few-shot"), 0)
+
+
+@pytest.mark.parametrize("gap", [0, -3, float("nan"), float("inf")])
+def test_a_gap_is_a_time(gap: float) -> None:
+    for at_times in (poisson, lambda workload, gap: bursts(workload, 1, gap)):
+        with pytest.raises(ValueError, match=f"gap is a number of ticks .*, not {gap}"):
+            at_times([], gap)
+    with pytest.raises(ValueError, match="size is a whole number from 1, not 0"):
+        bursts([], 0, 5)
+
+
+def test_there_are_only_so_many_places_to_begin_at() -> None:
+    with pytest.raises(ValueError, match="5000000 passages: there are"):
+        nothing_shared(Words(encode), 5_000_000)
 
 
 def test_poisson_arrivals_have_the_gap_asked_for() -> None:
@@ -174,6 +189,8 @@ def test_requests_that_are_not_finished_are_not_counted() -> None:
     request = Scheduler(TokenTime()).submit([1, 2, 3])
     with pytest.raises(ValueError, match=r"requests \[0\] are not finished"):
         report([request])
+    with pytest.raises(ValueError, match=r"requests \[0\] are not finished"):
+        goodput([request], first_token=1, per_token=1)
 
 
 def test_of_nothing_every_rate_is_nothing() -> None:
