@@ -125,7 +125,8 @@ class batch_invariant(TorchFunctionMode):
 
     It holds for whatever runs inside, Hugging Face's forward and `generate` as well as
     ours. Every shape of input is tested when it is first met: a way of computing that
-    does not pass is not used, and if none does, NotInvariant is raised.
+    does not pass is not used, and if none does, NotInvariant is raised. Who edits a
+    part of a weight's `.data` has to say so (`packed_weights.packed`).
 
     >>> x, w = torch.randn(40, 32), torch.randn(8, 32)
     >>> with batch_invariant():

@@ -88,8 +88,11 @@ _packed: dict[int, Packed] = {}  # by the id of the weight
 def packed(weight: Tensor) -> Packed:
     """`weight` as oneDNN multiplies it, packed anew if it has changed.
 
-    It is kept as long as the weight lives. A tensor that was made in
-    `torch.inference_mode` has no count of its changes, and is packed at each call.
+    It is kept as long as the weight lives. A change of `.data`, or through NumPy, is
+    one that torch does not count: it is seen if it meets one of `SAMPLED` numbers, and
+    otherwise has to be told by `torch.autograd.graph.increment_version(weight)`. A
+    tensor that was made in `torch.inference_mode` has no count, and is packed at each
+    call.
     """
     if weight.is_inference():
         return pack(weight, version=0)

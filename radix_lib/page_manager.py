@@ -121,6 +121,7 @@ class PageManager:
                 lowest >= 0
                 and np.count_nonzero(counts) == len(pages)
                 and pages.ndim == 1
+                and pages.dtype.kind != "b"
             ):
                 return counts
         except (AttributeError, IndexError, TypeError):

@@ -49,7 +49,8 @@ class Router(Guarded):
 
     Its public calls are atomic: another thread waits until a call is over. A finaliser
     that runs in the middle of one may finish or cancel a request, which is done when
-    the call is over; whatever else it calls raises RuntimeError. All of this holds as
+    the call is over; any other call raises RuntimeError, but for `usage` and
+    `check_integrity`, which see the books as they stand just then. All of this holds as
     long as the cache and its page manager are changed through the router alone.
 
     >>> from radix_lib.page_manager import PageManager
@@ -120,7 +121,7 @@ class Router(Guarded):
         """
         self._alone(lambda: self._commit(lease))
 
-    insert_prefix = commit  # its name in the earlier write-up of chapter 06
+    insert_prefix = commit  # its name in the write-up that this course grew out of
 
     def fork(self, lease: Lease, max_new_tokens: int = 0) -> Lease:
         """A second lease on the same tokens, with room of its own for `max_new_tokens`.
@@ -146,6 +147,7 @@ class Router(Guarded):
         would have to wait; either way nothing has changed. Built in chapter 08.
         """
         self.check_live(lease)
+        n_tokens = whole_number(n_tokens, "n_tokens")
         n_pages = self._pages_for(lease.n_tokens, n_tokens)
         self._with_pages(lambda: self._grow(lease, n_pages))
 

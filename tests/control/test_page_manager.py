@@ -97,6 +97,14 @@ def test_a_page_is_free_when_its_last_holder_lets_go_and_not_before():
     manager.check_integrity()
 
 
+def test_a_mask_is_no_list_of_pages():
+    manager = PageManager(2, 1)
+    manager.allocate(2)
+    with pytest.raises(ValueError, match="one-dimensional array of integers"):
+        manager.release(np.array([True, True]))
+    assert manager.n_free == 0
+
+
 def test_the_ids_handed_out_are_the_callers_own():
     manager = PageManager(n_pages=4, page_size=1)
     pages = manager.allocate(2)

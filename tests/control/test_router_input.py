@@ -124,6 +124,8 @@ def test_room_is_a_whole_number(busy, room):
     words = f"max_new_tokens is a whole number from 0, not {room!r}"
     refused(busy, ValueError, words, lambda: busy.admit([1, 2, 9], None, room))
     refused(busy, ValueError, words, lambda: busy.fork(lease, room))
+    words = f"n_tokens is a whole number from 0, not {room!r}"
+    refused(busy, ValueError, words, lambda: busy.grow(lease, room))
 
 
 @pytest.mark.parametrize(

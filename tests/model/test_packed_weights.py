@@ -193,6 +193,11 @@ def merged(weight: Tensor) -> None:
     weight.data += numbers(*weight.shape, seed=5)
 
 
+def a_part_behind_torchs_back(weight: Tensor) -> None:
+    weight.data[1, 1] = 9.0  # none of the numbers that are compared
+    torch.autograd.graph.increment_version(weight)
+
+
 def another_storage(weight: Tensor) -> None:
     weight.data = numbers(*weight.shape, seed=5)
 
@@ -211,6 +216,7 @@ def another_shape(weight: Tensor) -> None:
         a_view,
         behind_torchs_back,
         merged,
+        a_part_behind_torchs_back,
         another_storage,
         another_shape,
     ],
