@@ -1,12 +1,14 @@
-"""Chapter 07: what a prompt may be, and what no tokenizer takes.
+"""Chapter 07: what a prompt may be, and what no tokenizer or template takes.
 
-Left out here: the model's tokenizer and chat template (`radix_model`).
+Left out here: the model whose tokenizer it is (`radix_model`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from jinja2 import TemplateError
 
 from radix_lib.radix_tree import pack_tokens, unpack_tokens
 
@@ -39,3 +41,29 @@ def refuse_half_characters(text: str, name: str = "the prompt") -> None:
             f"{text[error.start]!r} at place {error.start} of {name} is half a "
             "character, which no tokenizer knows: leave it out"
         ) from error
+
+
+def encode_chat(chat: Sequence[Any], tokenizer: Any) -> list[int]:
+    """The token ids of a chat, by the template of the model's tokenizer.
+
+    What the template writes alone is special: a mark such as `<|im_start|>` that
+    somebody typed is encoded as the letters it is made of, and begins no turn. Raises
+    ValueError for what is no message, and for what the template refuses.
+    """
+    for message in chat:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{message!r} is no message of a chat")
+        for words in message.values():
+            refuse_half_characters(str(words))
+    try:
+        tokens = tokenizer.apply_chat_template(
+            chat,
+            add_generation_prompt=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model's chat template does not take this: {error}"
+        ) from error
+    return as_token_ids(tokens)

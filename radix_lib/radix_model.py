@@ -15,7 +15,6 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from radix_lib.draft import Draft
@@ -24,7 +23,12 @@ from radix_lib.generation_config import end_tokens, warn_of_left_out
 from radix_lib.guard import Guarded, atomic
 from radix_lib.model_loader import load_model
 from radix_lib.page_manager import KVPool, PageManager
-from radix_lib.prompts import Prompt, as_token_ids, refuse_half_characters
+from radix_lib.prompts import (
+    Prompt,
+    as_token_ids,
+    encode_chat,
+    refuse_half_characters,
+)
 from radix_lib.radix_cache import RadixCache, Usage
 from radix_lib.radix_tree import whole_number
 from radix_lib.router import Lease, Router
@@ -127,31 +131,14 @@ class RadixAttentionModel(Guarded):
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt; a chat goes through the model's own template.
 
-        In a chat, what the template writes alone is special: a mark such as
-        `<|im_start|>` that somebody typed is encoded as the letters it is made of, and
-        begins no turn. Raises ValueError for what is neither text nor a chat nor token
-        ids, and for a chat that the template refuses.
+        Raises ValueError for what is neither text nor a chat nor token ids, and as
+        `encode_chat` does.
         """
         if isinstance(prompt, str):
             refuse_half_characters(prompt)
             return list(self.tokenizer.encode(prompt))
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-            for message in prompt:
-                if not isinstance(message, Mapping):
-                    raise ValueError(f"{message!r} is no message of a chat")
-                for words in message.values():
-                    refuse_half_characters(str(words))
-            try:
-                prompt = self.tokenizer.apply_chat_template(
-                    prompt,
-                    add_generation_prompt=True,
-                    return_dict=False,
-                    sanitize_control_tokens=True,
-                )
-            except (TemplateError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"the model's chat template does not take this: {error}"
-                ) from error
+            return encode_chat(prompt, self.tokenizer)
         return as_token_ids(prompt)
 
     def prefill(
