@@ -25,7 +25,7 @@ help:
 	@echo 'make lab        open the course in JupyterLab (the first time: installs it, 5 to 10 minutes)'
 	@echo 'make quick      lint, format and the tests of the control plane: under a minute'
 	@echo 'make test       the same, types, all tests, and every notebook run and compared'
-	@echo 'make test-long  the tests that take minutes'
+	@echo 'make test-long  the tests that take minutes: three quarters of an hour'
 	@echo 'make mutants    which changes of the control plane no test notices: an hour, needs mutmut'
 	@echo 'make verify     compare all logits in all cache states with Hugging Face, bit by bit'
 	@echo 'make refresh    re-execute the notebooks and write them in their normal form'
@@ -41,17 +41,18 @@ quick: environment
 	"$(PY)" -m ruff format --check .
 	"$(PY)" -m pytest tests/control $(ARGS)
 
-# One process alone leaves a third of two cores idle. A file stays whole, and so a notebook its kernel.
-TWO_PROCESSES = --numprocesses 2 --dist loadfile
+# One process alone leaves a third of two cores idle. With loadfile a file stays whole, and so a
+# notebook its kernel.
+TWO_PROCESSES = --numprocesses 2
 
 test: model
 	"$(PY)" -m ruff check .
 	"$(PY)" -m ruff format --check .
 	"$(PY)" -m mypy
-	$(RUN) -m pytest --nbval $(TWO_PROCESSES) $(ARGS)
+	$(RUN) -m pytest --nbval $(TWO_PROCESSES) --dist loadfile $(ARGS)
 
 test-long: model
-	$(RUN) -m pytest --nbval -m long $(ARGS)
+	$(RUN) -m pytest -m long $(TWO_PROCESSES) $(ARGS)
 
 mutants: environment
 	"$(PY)" -m tests.tools.mutants $(ARGS)
