@@ -63,6 +63,14 @@ def node_alone(node):
     return len(node.pages) if node.lock_ref == 0 else 0
 
 
+def counts_tokens(node):
+    n = 0
+    while node.parent is not None:
+        n += len(node.key) // 4 if node.lock_ref == 0 else 0
+        node = node.parent
+    return n
+
+
 def locks_to_see(node):
     """Right, and it changes what it was asked to leave alone."""
     n_pages = newly_locked(node)
@@ -72,7 +80,7 @@ def locks_to_see(node):
 
 def test_the_pages_that_a_lock_moves():
     exercises.foretells_locks(newly_locked)
-    for wrong in (whole_path, node_alone, locks_to_see):
+    for wrong in (whole_path, node_alone, counts_tokens, locks_to_see):
         with pytest.raises(AssertionError):
             exercises.foretells_locks(wrong)
 

@@ -59,6 +59,15 @@ WRONG = [
         keeps_tenants_apart,
         lambda prompt, salt: pack_tokens(prompt[:64]) + salt.encode(),
     ),
+    (
+        keeps_tenants_apart,
+        lambda prompt, salt: crc32(salt.encode() + pack_tokens(prompt[:64])),
+    ),
+    (
+        keeps_tenants_apart,
+        lambda prompt, salt: crc32(pack_tokens(prompt[:64]), crc32(salt.encode())),
+    ),
+    (keeps_tenants_apart, lambda prompt, salt: (*map(str, prompt[:64]), *salt.split())),
     (counts_the_drift, lambda done: sum(done.predicted)),
     (
         counts_the_drift,

@@ -70,8 +70,8 @@ def test_other_pieces_are_told(tiny_model: Callable[..., Any], wrong, told):
 # ── Chapter 06 ────────────────────────────────────────────────────────────────────────
 
 
-def paged_attention(query, pages, n_tokens, scaling):
-    largest = torch.tensor(-torch.inf)
+def paged_attention(query, pages, n_tokens, scaling, largest=-torch.inf):
+    largest = torch.tensor(largest)
     total = torch.zeros(())
     values = torch.zeros(64)
     for i, (k, v) in enumerate(pages):
@@ -83,6 +83,10 @@ def paged_attention(query, pages, n_tokens, scaling):
         values = values * (largest - new).exp() + weights @ v[:n_filled]
         largest = new
     return values / total
+
+
+def from_zero(query, pages, n_tokens, scaling):
+    return paged_attention(query, pages, n_tokens, scaling, largest=0.0)
 
 
 def mean_of_pages(query, pages, n_tokens, scaling):
@@ -113,7 +117,9 @@ def test_a_running_softmax_passes():
     attends_by_page(paged_attention)
 
 
-@pytest.mark.parametrize("wrong", [mean_of_pages, all_at_once, without_the_largest])
+@pytest.mark.parametrize(
+    "wrong", [mean_of_pages, all_at_once, without_the_largest, from_zero]
+)
 def test_other_attention_is_told(wrong):
     with pytest.raises(AssertionError, match="it differs"):
         attends_by_page(wrong)
@@ -237,10 +243,18 @@ def without_fading(one, other):
     return torch.maximum(one[0], other[0]), one[1] + other[1], one[2] + other[2]
 
 
+def by_bare_weights(one, other):
+    top = torch.maximum(one[0], other[0])
+    weight = one[1] * torch.exp(one[0]) + other[1] * torch.exp(other[0])
+    total = one[2] * torch.exp(one[0]) + other[2] * torch.exp(other[0])
+    return top, weight * torch.exp(-top), total * torch.exp(-top)
+
+
 def test_halves_are_merged():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(150, generator=generator)
     values = torch.randn(150, 64, generator=generator)
     merges_halves(scores, values)(merge)
-    with pytest.raises(AssertionError, match="wrong weight"):
-        merges_halves(scores, values)(without_fading)
+    for wrong in (without_fading, by_bare_weights):
+        with pytest.raises(AssertionError, match="wrong weight"):
+            merges_halves(scores, values)(wrong)

@@ -72,8 +72,28 @@ def fork_that_copies_nothing(manager, pool, pages, n_tokens):
     return np.concatenate((pages[:n_whole], own))
 
 
-def test_a_fork_that_copies_the_tail_passes():
-    forks_pages(fork)
+def fork_that_copies_what_is_filled(manager, pool, pages, n_tokens):
+    n_whole, n_filled = divmod(n_tokens, manager.page_size)
+    own = manager.allocate(len(pages) - n_whole)
+    manager.retain(pages[:n_whole])
+    for source, target in zip(pages[n_whole:], own, strict=True):
+        pool.data[:, target, :n_filled] = pool.data[:, source, :n_filled]
+    return np.concatenate((pages[:n_whole], own))
+
+
+def fork_that_always_takes_a_page(manager, pool, pages, n_tokens):
+    own = manager.allocate(1)
+    if n_tokens % manager.page_size:
+        manager.release(own)
+        return fork(manager, pool, pages, n_tokens)
+    manager.release(own)
+    manager.retain(pages)
+    return pages
+
+
+@pytest.mark.parametrize("right", [fork, fork_that_copies_what_is_filled])
+def test_a_fork_that_copies_the_tail_passes(right):
+    forks_pages(right)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +102,7 @@ def test_a_fork_that_copies_the_tail_passes():
         (fork_that_retains_first, r"the counts are \[2, 1\], not \[1, 1\]"),
         (fork_that_shares_all, "is page 1 shared or not"),
         (fork_that_copies_nothing, "the K/V on page 1 of the fork"),
+        (fork_that_always_takes_a_page, "no page is to be copied, none needed"),
     ],
 )
 def test_another_fork_is_told(wrong, told):

@@ -23,6 +23,7 @@ def test_a_budget_keeps_steps_short_and_is_the_largest():
         lambda longest, cost: int(longest // cost.b),
         lambda longest, cost: int((longest - cost.a) // cost.b) - 1,
         lambda longest, cost: int(longest - cost.a),
+        lambda longest, cost: round((longest - cost.a) / cost.b),
         lambda longest, cost: 1,
     ):
         with pytest.raises(AssertionError):
@@ -33,6 +34,31 @@ def shortest_first(waiting, cache):
     return sorted(waiting, key=lambda r: r.n_tokens - n_cached_tokens(r, cache))
 
 
+def counts_as_hits(waiting, cache):
+    def cost(r):
+        found = cache.match(r.key[:-4], r.namespace)
+        return r.n_tokens - len(found.pages) * cache.page_size
+
+    return sorted(waiting, key=cost)
+
+
+def forgets_the_last_token(waiting, cache):
+    def cost(r):
+        path = cache.walk(r.key, r.namespace)
+        return r.n_tokens - sum(n_pages for _, n_pages in path) * cache.page_size
+
+    return sorted(waiting, key=cost)
+
+
+def counts_prompts_alone(waiting, cache):
+    return sorted(waiting, key=lambda r: r.n_prompt - n_cached_tokens(r, cache))
+
+
+def sorts_the_queue(waiting, cache):
+    waiting.sort(key=lambda r: r.n_tokens - n_cached_tokens(r, cache))
+    return waiting
+
+
 def test_the_shortest_prefill_goes_first():
     exercises.serves_shortest_first(shortest_first)
     for wrong in (
@@ -40,6 +66,10 @@ def test_the_shortest_prefill_goes_first():
         lambda waiting, cache: shortest_first(reversed(waiting), cache),
         lambda waiting, cache: shortest_first(waiting, cache)[1:],
         lambda waiting, cache: waiting,
+        counts_as_hits,
+        forgets_the_last_token,
+        counts_prompts_alone,
+        sorts_the_queue,
     ):
         with pytest.raises(AssertionError):
             exercises.serves_shortest_first(wrong)
@@ -59,12 +89,18 @@ def in_turns(waiting, cache):
     return sorted(waiting, key=lambda r: (turn[r], tenants.index(r.namespace)))
 
 
+def turns_the_queue_itself(waiting, cache):
+    waiting[:] = in_turns(waiting, cache)
+    return waiting
+
+
 def test_tenants_are_served_in_turns():
     exercises.serves_in_turns(in_turns)
     for wrong in (
         lambda waiting, cache: sorted(waiting, key=turns(waiting)[0].get),
         lambda waiting, cache: sorted(waiting, key=lambda r: r.namespace),
         lambda waiting, cache: waiting,
+        turns_the_queue_itself,
     ):
         with pytest.raises(AssertionError):
             exercises.serves_in_turns(wrong)
@@ -82,11 +118,21 @@ def count_good(since: str, divide_by: int = 1):
     return n_good
 
 
+def count_better(requests, first, each):
+    def is_better(request):
+        wait = request.first_token_at - request.submitted_at
+        rest = request.ended_at - request.first_token_at
+        return wait < first and rest / max(1, request.n_output - 1) <= each
+
+    return sum(map(is_better, requests))
+
+
 def test_the_good_are_those_who_kept_both_promises():
     exercises.counts_the_good(count_good("submitted_at"))
     for wrong in (
         count_good("admitted_at"),
         count_good("submitted_at", divide_by=0),
+        count_better,
         lambda requests, first, each: len(requests),
     ):
         with pytest.raises(AssertionError):

@@ -55,6 +55,20 @@ def test_another_merge_is_told(wrong, told):
         merges_nodes(wrong)
 
 
+def merge_the_root(node, page_bytes):
+    if len(node.children) == 1:
+        (child,) = node.children.values()
+        child.key = node.key + child.key
+        child.pages = np.concatenate((node.pages, child.pages))
+        child.parent = node.parent
+        node.parent.children[child.key[:page_bytes]] = child
+
+
+def test_a_merge_of_the_root_breaks():
+    with pytest.raises(AttributeError):
+        merges_nodes(merge_the_root)
+
+
 class Blocks:
     """Chapter 02's table of hashed blocks, which believes its hashes."""
 
@@ -95,6 +109,13 @@ class ComparesThePrefix(Blocks):
         return code, tuple(tokens[: start + self.page_size])
 
 
+class ComparesTwoBlocks(Blocks):
+    def key(self, code, tokens, start):
+        return code, tuple(
+            tokens[max(0, start - self.page_size) : start + self.page_size]
+        )
+
+
 class FindsNothing(Blocks):
     def match(self, tokens):
         return []
@@ -109,6 +130,7 @@ def test_a_table_that_compares_the_whole_prefix_passes():
     [
         (Blocks, "the collision is believed"),
         (ComparesTheBlock, "a page that follows another prefix is believed"),
+        (ComparesTwoBlocks, "a page that follows another prefix is believed"),
         (FindsNothing, "what was inserted is not found"),
     ],
 )

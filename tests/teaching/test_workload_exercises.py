@@ -124,9 +124,19 @@ def test_a_reminder_stays_where_it_was_said() -> None:
             exercises.keeps_its_history(wrong)
 
 
+def one_word_alone(prompt):
+    found = re.match(r"User: \w+\.", prompt)
+    return prompt if not found else f"{prompt[found.end() :]} {found[0]}"
+
+
+def loses_the_rules(prompt):
+    found = re.match(r"User: [^.]+\.", prompt)
+    return prompt if not found else f"{prompt[found.end() :][:52]} {found[0]}"
+
+
 def test_a_name_moves_behind_what_all_have() -> None:
     def moved(prompt):
-        found = re.match(r"User: \w+\.", prompt)
+        found = re.match(r"User: [^.]+\.", prompt)
         return prompt if not found else f"{prompt[found.end() :]} {found[0]}"
 
     exercises.finds_a_name(moved)
@@ -134,6 +144,8 @@ def test_a_name_moves_behind_what_all_have() -> None:
         lambda prompt: prompt,
         lambda prompt: re.sub(r"User: \w+\.", "", prompt),
         lambda prompt: prompt[::-1],
+        one_word_alone,
+        loses_the_rules,
     ):
         with pytest.raises(AssertionError):
             exercises.finds_a_name(wrong)

@@ -57,9 +57,9 @@ def foretells_locks(newly_locked: Callable[[CacheNode], int]) -> None:
     """`newly_locked(node)` is how many pages a lock of `node` would move."""
     rng = random.Random(0)
     for _ in range(50):
-        cache = RadixCache(PageManager(60, page_size=1))
+        cache = RadixCache(PageManager(60, page_size=2))
         for _ in range(8):
-            tokens = [rng.randrange(2) for _ in range(rng.randint(1, 7))]
+            tokens = [rng.randrange(2) for _ in range(rng.randint(1, 14))]
             _serve(cache, tokens)
             node = cache.match(tokens).node
             told = newly_locked(node)

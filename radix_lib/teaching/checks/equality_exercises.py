@@ -28,7 +28,7 @@ def merges_halves(
 
     def contract(merge: Callable[[Triple, Triple], Triple]) -> None:
         for cut in (1, len(scores) // 4, len(scores) - 1):
-            for shift in (-20.0, 0.0, 20.0):
+            for shift in (-200.0, 0.0, 200.0):
                 moved = torch.cat([scores[:cut] + shift, scores[cut:]])
                 one = triple(moved[:cut], values[:cut])
                 other = triple(moved[cut:], values[cut:])

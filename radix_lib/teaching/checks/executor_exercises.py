@@ -24,14 +24,16 @@ def attends_by_page(paged_attention: PagedAttention) -> None:
     when the next one comes.
     """
     generator = torch.Generator().manual_seed(0)
-    for n_tokens, size in ((1, 1), (16, 1), (17, 1), (60, 1), (60, 100)):
+    for n_tokens, size in ((1, 1), (16, 1), (17, 1), (60, 1), (60, 100), (1, -10)):
         k, v = torch.randn(2, 64, 64, generator=generator) * 3
         query = torch.randn(64, generator=generator) * size
+        if size < 0:  # against its own key, so that its only score is far below 0
+            query = size * k[0]
         due = (k[:n_tokens] @ query * SCALING).softmax(0) @ v[:n_tokens]
         n_pages = -(-n_tokens // PAGE_SIZE)
         pages = list(zip(k.split(PAGE_SIZE), v.split(PAGE_SIZE), strict=True))
         found = paged_attention(query, _one_by_one(pages[:n_pages]), n_tokens, SCALING)
-        scores = "large scores" if size > 1 else "small scores"
+        scores = "large scores" if abs(size) > 1 else "small scores"
         apart = (found - due).abs().max()
         assert apart <= 1e-4, f"{n_tokens} tokens, {scores}: it differs"
 

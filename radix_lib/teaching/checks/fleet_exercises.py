@@ -74,8 +74,12 @@ def keeps_tenants_apart(place: Callable[[Sequence[int], str], Any]) -> None:
     assert here != place([9, *prompt[1:]], "ann"), "other tokens, the same place"
     places = {place(prompt, salt) for salt in "abcdefgh"}
     assert len(places) == 8, "tenants with other salts share a place"
-    one = place([97], "b\0\0\0")
-    assert one != place([97, 98], ""), "tokens and salt run into one another"
+    for one, other in (
+        (([97], "b\0\0\0"), ([97, 98], "")),
+        (([98], "a\0\0\0"), ([97, 98], "")),
+        (([1, 2], "3"), ([1], "2 3")),
+    ):
+        assert place(*one) != place(*other), "tokens and salt run into one another"
 
 
 def counts_the_drift(drift: Callable[[Dispatched], Any]) -> None:

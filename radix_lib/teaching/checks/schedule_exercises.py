@@ -44,7 +44,7 @@ def keeps_the_gap(budget_for: Callable[[float, Cost], int]) -> None:
     for cost, longest in (
         (Cost(20, 1, 0), 60),
         (Cost(5, 0.5, 0), 17),
-        (Cost(9, 2, 0), 30),
+        (Cost(9, 2, 0), 32),
     ):
         budget = budget_for(longest, cost)
         assert budget >= 2, f"a budget of {budget} is too small for two who run"
@@ -72,7 +72,7 @@ def _queues() -> Iterator[tuple[list[Request], RadixCache]]:
         scheduler = Scheduler(model)
         for tenant in ("a", "b", "c"):
             with model.router.admit(range(20), tenant) as lease:
-                lease.advance(2 * rng.randrange(10))
+                lease.advance(2 * rng.randint(0, 10))
         waiting = [
             scheduler.submit(
                 range(rng.randrange(2) * 50, 50 + rng.randrange(2, 30)),
@@ -80,14 +80,33 @@ def _queues() -> Iterator[tuple[list[Request], RadixCache]]:
             )
             for _ in range(rng.randint(1, 12))
         ]
+        # Some may have all of their prompt in the cache, some ran and were sent back.
+        waiting += [scheduler.submit(range(20), namespace=tenant) for tenant in "abc"]
+        for request in rng.sample(waiting, 3):
+            request.append(1)
+            request.append(2)
+        waiting.append(scheduler.submit([99], namespace="a"))
         yield waiting, model.router.cache
+
+
+def _ordered(order: Order, waiting: list[Request], cache: RadixCache) -> list[Request]:
+    """What `order` makes of a queue; that and the cache stay as they are."""
+
+    def uses() -> list[tuple[bytes, int, int]]:
+        return [(node.key, node.hits, node.last_access) for node in cache.nodes()]
+
+    queue, before = list(waiting), uses()
+    found = list(order(waiting, cache))
+    assert waiting == queue, "the queue itself was changed: give back a new list"
+    assert uses() == before, "something in the cache was changed: only look"
+    return found
 
 
 def serves_shortest_first(order: Order) -> None:
     """`order(waiting, cache)` puts first whoever has the fewest tokens to prefill."""
     for waiting, cache in _queues():
         cost = {r: r.n_tokens - n_cached_tokens(r, cache) for r in waiting}
-        found = list(order(waiting, cache))
+        found = _ordered(order, waiting, cache)
         assert set(found) == set(waiting), "somebody is lost, or there twice"
         costs = [cost[request] for request in found]
         assert costs == sorted(costs), f"tokens to prefill, in your order: {costs}"
@@ -104,7 +123,7 @@ def serves_in_turns(order: Order) -> None:
             lines.setdefault(request.namespace, []).append(request)
         rounds = zip_longest(*lines.values())
         due = [request for one in rounds for request in one if request]
-        found = list(order(waiting, cache))
+        found = _ordered(order, waiting, cache)
         assert found == due, (
             f"tenants in your order: {_tenants(found)}, due are {_tenants(due)}"
         )
@@ -120,7 +139,15 @@ def counts_the_good(n_good: Callable[[Sequence[Request], float, float], int]) ->
     model = TokenTime(n_pages=64, page_size=4, cost=cost)
     requests = [(range(100 * i, 100 * i + 8), n) for i, n in enumerate([1, 9, 4, 6, 2])]
     over, _ = _schedule(requests, model, token_budget=16, max_running=2)
-    for first, each in (30, 100), (60, 100), (1000, 13), (1000, 14), (60, 12.5), (0, 0):
+    for first, each in (
+        (30, 100),
+        (60, 100),
+        (1000, 13),
+        (1000, 14),
+        (60, 12.5),
+        (45, 13.75),
+        (0, 0),
+    ):
         due = 0
         for request in over:
             assert request.first_token_at is not None

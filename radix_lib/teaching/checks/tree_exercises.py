@@ -35,6 +35,11 @@ def merges_nodes(merge: Callable[[TreeNode, int], None]) -> None:
     assert list(tree.nodes()) == after, "a node without an only child was merged"
     pages = tree.match([1, 2, 3, 4, 5, 6, 9, 9]).pages.tolist()
     assert pages == [0, 1, 2, 7], "pages are lost"
+    tree = RadixTree(page_size=2)
+    node = tree.insert([1, 2], np.arange(1)).node
+    assert node.parent is not None
+    merge(node.parent, tree.page_bytes)
+    assert list(tree.nodes()) == [node], "the root was merged with its only child"
 
 
 def _bad_mix(block: tuple[int, tuple[int, ...]]) -> int:
@@ -70,3 +75,8 @@ def tells_collisions_apart(blocks_type: Callable[..., Any]) -> None:
     for inserted in ([first, turned], [turned, first]):
         told = "a page that follows another prefix is believed"
         assert found(inserted, mixed) in ([], [7]), told
+    # the same once more, two blocks later
+    blocks = blocks_type(2, mix=_bad_mix)
+    blocks.insert([0, 1, 4, 5, 8, 9], [1, 2, 3])
+    blocks.insert([1, 0, 4, 5, 6, 7], [4, 5, 6])
+    assert list(blocks.match([0, 1, 4, 5, 6, 7])) == [1, 2], told

@@ -103,12 +103,13 @@ def keeps_its_history(
 def finds_a_name(without: Callable[[str], str]) -> None:
     """Prompts that begin with a user's name share the rest; others stay as they are."""
     rules = " You are the assistant of a bicycle shop. Be brief and polite."
-    named = [f"User: {name}.{rules}" for name in ("Ada", "Bob", "Chiara")]
-    plain = [f"{rules} User: {name}." for name in ("Ada", "Bob", "Chiara")]
+    names = ("Ada", "Bob", "Ada Lovelace")
+    named = [f"User: {name}.{rules}" for name in names]
+    plain = [f"{rules} User: {name}." for name in names]
     moved = [without(prompt) for prompt in named]
-    for before, after in zip(named, moved, strict=True):
-        name = before[6 : before.index(".")]
-        assert name in after, f"{name} was lost"
+    for name, after in zip(names, moved, strict=True):
+        assert f"User: {name}." in after, f"'User: {name}.' was lost"
+        assert rules.strip() in after, f"the rules were lost: {after}"
     n_shared = diagnose(moved).count.n_shared
     assert n_shared >= 2 * 48, f"{n_shared} of their tokens are shared, not 96 or more"
     for prompt in plain:
