@@ -118,12 +118,21 @@ def test_the_figure_draws_says_and_describes_the_same_steps():
         "tokens  16  10    2   1",
         "room    5   5     9   12",
     ]
-    assert "R2, step 1: waits; step 2: reused 8, prefilled 1; step 3: decoded 1" in (
-        figure.alt
+    told = (
+        "R2, step 1: waits; step 2: reused 8, prefilled 1; step 3: decoded 1; "
+        "step 4: decoded 1, which ends its answer."
     )
+    assert told in figure.alt
     for word in ("prefilled", "reused", "decoded", "waits", "=8+1"):
         assert word in figure.svg
     assert "retracted" not in figure.svg
+
+
+def test_a_prompt_in_chunks_is_described_chunk_by_chunk():
+    figure = draw_schedule(played((range(24), 1), token_budget=8))
+    assert (
+        "R1, step 1–2: prefilled 8 each; step 3: prefilled 8, which ends" in figure.alt
+    )
 
 
 def test_a_part_of_the_steps_can_be_drawn():

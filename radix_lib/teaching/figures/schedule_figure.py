@@ -211,15 +211,25 @@ def _words(columns: Sequence[Moment], numbers: Sequence[int]) -> str:
     """What became of each request, for who does not see it."""
     told = []
     for number in numbers:
-        parts: list[str] = []
+        runs: list[
+            tuple[Moment, Mark]
+        ] = []  # the same in steps that follow one another
         for moment in columns:
             mark = moment.marks.get(number)
             if mark is None:
                 continue
-            reused = f"reused {mark.n_reused}, " if mark.n_reused else ""
-            n_tokens = f" {mark.n_tokens}" if mark.n_tokens else ""
-            said = f"{reused}{mark.what}{n_tokens}"
-            if not parts or not parts[-1].endswith(f": {said}"):
-                parts.append(f"step {_steps(moment)}: {said}")
+            mark = mark._replace(n_tokens=mark.n_tokens // moment.n_steps)
+            if runs and runs[-1][1] == mark:
+                moment = runs.pop()[0]._replace(last=moment.last)
+            runs.append((moment, mark))
+        parts = [f"step {_steps(run)}: {_said(mark, run)}" for run, mark in runs]
         told.append(f"{_name(number)}, {'; '.join(parts)}.")
     return " ".join(told)
+
+
+def _said(mark: Mark, run: Moment) -> str:
+    reused = f"reused {mark.n_reused}, " if mark.n_reused else ""
+    n_tokens = f" {mark.n_tokens}" if mark.n_tokens else ""
+    each = " each" if mark.n_tokens and run.n_steps > 1 else ""
+    ends = ", which ends its answer" if mark.ends else ""
+    return f"{reused}{mark.what}{n_tokens}{each}{ends}"
