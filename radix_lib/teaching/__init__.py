@@ -116,7 +116,6 @@ if TYPE_CHECKING:
     from radix_lib.teaching.figures.bar_charts import (
         draw_damage as draw_damage,
         draw_sharing as draw_sharing,
-        draw_timeline as draw_timeline,
         draw_tokens as draw_tokens,
     )
     from radix_lib.teaching.figures.books_figure import draw_books as draw_books
@@ -191,7 +190,6 @@ else:
     _HOME = {
         "draw_damage": "figures.bar_charts",
         "draw_sharing": "figures.bar_charts",
-        "draw_timeline": "figures.bar_charts",
         "draw_tokens": "figures.bar_charts",
         "draw_books": "figures.books_figure",
         "Canvas": "figures.canvas",

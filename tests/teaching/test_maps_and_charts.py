@@ -116,15 +116,6 @@ CHARTS: dict[str, tuple[Callable[[], Chart], str]] = {
         lambda: teaching.draw_tokens({"chat": {"reused": 5200, "evicted": 7}}),
         "Tokens\ntokens  reused  evicted\n  chat   5,200        7",
     ),
-    "timeline": (
-        lambda: teaching.draw_timeline(
-            [{"R1": ("reused", 36)}, {"R1": ("decode", 1), "R2": ("prefill", 8)}]
-        ),
-        "What each step does\n"
-        "step         R1         R2\n"
-        "   1  reused 36\n"
-        "   2   decode 1  prefill 8",
-    ),
     "prediction": (
         lambda: teaching.draw_prediction(
             {"chat": [(1.5, 2.0)], "few-shot": [(3.0, 2.5)]}, "s"

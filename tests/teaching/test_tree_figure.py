@@ -355,3 +355,13 @@ def test_a_part_can_be_painted_anywhere():
     tree_part(view, Marks()).paint(canvas, 200, 100)
     found = boxes(canvas.figure(900, 300, "", ""))
     assert all(left >= 200 and top >= 100 for _, _, left, top in found.values())
+
+
+def test_pages_that_are_too_many_to_name_in_a_box_are_counted() -> None:
+    tree = RadixTree(page_size=1)
+    pages = np.arange(1000, 1000 + 37 * 6, 37)
+    for depth in range(6):
+        tree.insert([*range(6), *[1] * depth, 2], np.append(pages, [7] * (depth + 1)))
+    drawn = draw_tree(tree)
+    assert "6 tokens, pages 1000, 1037, …, 1185" in drawn.text
+    assert ">6 pages<" in drawn.svg

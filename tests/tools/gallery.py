@@ -52,7 +52,6 @@ from radix_lib.teaching import (
     draw_split,
     draw_tiles,
     draw_time_to_first_token,
-    draw_timeline,
     draw_tokens,
     draw_tree,
     draw_turned_key,
@@ -182,7 +181,6 @@ def charts() -> dict[str, Picture]:
     predicted = [(n, s * 0.9) for n, s in points]
     rates = {"lru": [(100, 0.1), (400, 0.6)], "mru": [(100, 0.2), (400, 0.5)]}
     rows = {"R1": {"computed": 41}, "R2": {"reused": 36, "computed": 7, "evicted": 8}}
-    steps = [{"R1": ("prefill", 16)}, {"R1": ("decode", 1), "R2": ("reused", 12)}]
     costs = {"places empty": [(1, 0), (16, 8), (128, 66)], "ids": [(1, 240), (128, 2)]}
     faults = {"one bit": 3e-7, "no mask": 4.0, "rounded": 2e-4}
     words = ["The", "lion", "sat", "and", "the", "lion", "ate"]
@@ -205,7 +203,6 @@ def charts() -> dict[str, Picture]:
         "chart-same": draw_same(same, words, "Two prompts, K/V the same or not"),
         "chart-sharing": draw_sharing(router, 46_080),
         "chart-tiles": draw_tiles(96, 160, (32, 64)),
-        "chart-timeline": draw_timeline(steps),
         "chart-tokens": draw_tokens(rows),
         "chart-turned-key": draw_turned_key(keys, turns, "A key at 8 positions"),
     }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 
 from radix_lib.teaching.figures import theme
 from radix_lib.teaching.figures.chart import Chart, beside, look_of
@@ -72,49 +71,6 @@ def draw_sharing(
     rows["stored"] = {"sum": len(set(tables)) * page}
     rows["without sharing"] = {"sum": len(tables) * page}
     return _bars(rows, {"shared": "hit", "alone": "new", "sum": "free"}, "MiB", caption)
-
-
-def draw_timeline(
-    steps: Sequence[Mapping[str, tuple[str, int]]], caption: str = "What each step does"
-) -> Chart:
-    """A row a request, a column a step: what it does, and with how many tokens.
-
-    What it does is "reused", "prefill" or "decode".
-    """
-    kinds = {"reused": "hit", "prefill": "new", "decode": "idle"}
-    names = list(dict.fromkeys(name for step in steps for name in step))
-
-    def paint(axes: Axes) -> None:
-        for i, step in enumerate(steps):
-            for name, (kind, n) in step.items():
-                _paint_step(axes, names.index(name), i + 1, kinds[kind], n)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xticks(range(1, len(steps) + 1))
-        axes.invert_yaxis()
-        axes.set_xlabel("step; the number is how many tokens")
-        axes.grid(visible=False)
-        patches = [Patch(label=kind, **look_of(state)) for kind, state in kinds.items()]
-        beside(axes, handles=patches)
-
-    table: list[list[Any]] = [["step", *names]]
-    for i, step in enumerate(steps):
-        told = ["{} {}".format(*step[name]) if name in step else "" for name in names]
-        table.append([i + 1, *told])
-    return Chart(paint, caption, table, height=1.3 + 0.42 * len(names))
-
-
-def _paint_step(axes: Axes, row: int, step: int, state: str, n_tokens: int) -> None:
-    axes.barh(row, 0.94, left=step - 0.47, **look_of(state))
-    # a ground without hatch, so that the number can be read
-    fill = theme.STATES[state].fill
-    ground = {"facecolor": fill, "edgecolor": "none", "pad": 1}
-    look: dict[str, Any] = {
-        "ha": "center",
-        "va": "center",
-        "fontsize": 9,
-        "bbox": ground,
-    }
-    axes.text(step, row, f"{n_tokens:,}", **look)
 
 
 def draw_damage(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
 from radix_lib.teaching.figures import theme
 from radix_lib.teaching.figures.canvas import Canvas
-from radix_lib.teaching.figures.labels import name_of, pages_named, token_text
+from radix_lib.teaching.figures.labels import count, name_of, pages_named, token_text
 from radix_lib.teaching.figures.tree_drawing import TreeDrawing, is_locked, tokens_of
 from radix_lib.teaching.figures.tree_layout import Name
 from radix_lib.teaching.figures.tree_snapshot import NodeSnapshot
@@ -16,6 +17,7 @@ ROOT = 46  # width of a root's box
 GAP = 24  # between columns, where the edges run
 LETTER = 24  # width of the part of a box with letter and mark
 NARROWEST, WIDEST = 122, 190  # a box of one column
+SMALL = 5.2  # width of a letter of size 10
 
 
 class TreePainter:
@@ -40,12 +42,16 @@ class TreePainter:
 
     def _is_narrow(self, node: NodeSnapshot) -> bool:
         """Does a node need two lines to say how large it is?"""
-        words = " · ".join(_size(node))
-        return 5.2 * len(words) > self._span(node) - LETTER - 8
+        words = " · ".join(_size(node, math.inf))
+        return SMALL * len(words) > self._inside(node)
 
     def _span(self, node: NodeSnapshot) -> float:
         first, last, _ = self.drawing.layout.boxes[node]
         return self.box_width + (last - first) * (self.box_width + GAP)
+
+    def _inside(self, node: NodeSnapshot) -> float:
+        """Px for the words in a box."""
+        return self._span(node) - LETTER - 8
 
     def paint(self, canvas: Canvas, x: float, y: float) -> None:
         """Paint the tree with its top left corner at `x`, `y`."""
@@ -111,10 +117,10 @@ class TreePainter:
         sign: dict[str, Any] = {"bold": True, "align": "center"}
         canvas.write(x + 2, y + 5, LETTER, node.letter, size=size, **sign)
         canvas.write(x + 2, y + 19, LETTER, look.mark, size=13, **sign)
-        inside = width - LETTER - 8
+        inside = self._inside(node)
         text = token_text(node.tokens, int(inside / 6.6), self.drawing.decode)
         canvas.write(x + LETTER + 2, y + 5, inside, text, mono=True)
-        facts = ("\n" if self.is_tall else " · ").join(_size(node))
+        facts = ("\n" if self.is_tall else " · ").join(_size(node, inside))
         canvas.write(x + LETTER + 2, y + 20, inside, facts, size=10)
         right = x + width - 6
         if is_locked(node):
@@ -125,8 +131,11 @@ class TreePainter:
             _paint_badge(canvas, right, y + self.box_height - 5, words, theme.PAPER)
 
 
-def _size(node: NodeSnapshot) -> tuple[str, str]:
-    return tokens_of(node), pages_named(node.pages, most=3)
+def _size(node: NodeSnapshot, inside: float) -> tuple[str, str]:
+    """How large a node is: its tokens, and its pages in at most `inside` px."""
+    names = (pages_named(node.pages, most) for most in (3, 2))
+    fitting = (words for words in names if SMALL * len(words) <= inside)
+    return tokens_of(node), next(fitting, count(len(node.pages), "page"))
 
 
 def _paint_edge(
