@@ -130,6 +130,15 @@ def test_a_refusal_is_shown_to_have_moved_nothing(text: str):
     assert len(lab.frames) > 2
 
 
+def test_too_much_is_refused_whatever_was_sent_before():
+    lab = RouterWalk()
+    lab.text.value = "Who are you? And who wrote this?"
+    lab.send.click()
+    lab.ask_too_much.click()
+    assert "nothing moved" in lab.message
+    assert not lab.router.leases
+
+
 def test_a_refusal_that_moves_something_is_not_called_harmless(monkeypatch):
     lab = RouterWalk()
     admit = lab.router.admit

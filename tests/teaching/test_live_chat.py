@@ -143,6 +143,7 @@ def test_a_full_pool_is_told(chat: LiveChat):
     assert chat.refused
     assert "pages needed" in chat.message
     assert chat.messages == []
+    assert chat.text.value == "no room for this", "to be said again"
 
 
 ERRORS = [RuntimeError("no"), MemoryError(), KeyError("no")]

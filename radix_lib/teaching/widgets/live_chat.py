@@ -123,9 +123,10 @@ class LiveChat(Lab):
                 raise  # a bug: its place is to be seen
         finally:
             self.task = None
-            # nothing was answered: as if not said
+            # nothing was answered: as if not said, and to be said otherwise
             if self.messages[-1]["role"] == "user":
-                del self.messages[-1]
+                said = self.messages.pop()["content"]
+                self.text.value = self.text.value or said
             self.check()
             self._tell()
             self.show()

@@ -13,7 +13,7 @@ from radix_lib.teaching.widgets.base import Stepper, decode, encode, labelled
 
 BEFORE = ("You are a helpful assistant. Hi!", "Tell me a story.")
 PROMPT = "You are a helpful assistant. Bye!"
-STRANGER = "Who are you?"  # nothing of it is cached
+STRANGER = "Who are you?"
 
 
 class RouterWalk(Stepper):
@@ -97,7 +97,8 @@ class RouterWalk(Stepper):
         tokens = encode(STRANGER)[: n_pages * self.page_size]
         room = n_pages * self.page_size - len(tokens)
         try:
-            self.router.admit(tokens, max_new_tokens=room)
+            # in a namespace of its own, where nothing of it is cached
+            self.router.admit(tokens, STRANGER, max_new_tokens=room)
         except OutOfPages as error:
             return str(error)
         raise AssertionError("a request was admitted for which there are no pages")
