@@ -15,6 +15,7 @@ async def crowd(
     address: str,
     n: int,
     *,
+    max_tokens: int = 16,
     max_retries: int = 0,
     seconds: float = 60,
     after_each: Callable[[Counter[str]], None] = lambda outcomes: None,
@@ -32,20 +33,20 @@ async def crowd(
     ) as client:
 
         async def ask(number: int) -> None:
-            outcomes[await outcome_of(client, number)] += 1
+            outcomes[await outcome_of(client, number, max_tokens)] += 1
             after_each(outcomes)
 
         await asyncio.gather(*(ask(number) for number in range(n)))
     return outcomes
 
 
-async def outcome_of(client: openai.AsyncOpenAI, number: int) -> str:
+async def outcome_of(client: openai.AsyncOpenAI, number: int, max_tokens: int) -> str:
     """How a request ended: a stream, if its number is even."""
     messages: Any = [{"role": "user", "content": f"{number % 20} green bottles"}]
     is_stream = number % 2 == 0
     try:
         answer: Any = await client.chat.completions.create(
-            model="tiny", messages=messages, max_tokens=16, stream=is_stream
+            model="tiny", messages=messages, max_tokens=max_tokens, stream=is_stream
         )
         last = answer
         if is_stream:
