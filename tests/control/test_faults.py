@@ -46,6 +46,8 @@ from tests.support.strategies import (
 )
 from tests.support.world import CONTROL_PLANE, OPERATIONS, World, check_aftermath
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 
 class Fault(Exception):
     """Thrown where a program goes wrong; a reader throws KeyboardInterrupt."""

@@ -17,16 +17,12 @@ from radix_lib.router import Lease, Router
 from radix_lib.teaching.checks.oracle import Memory
 from tests.support.inspection import check_idle, check_router
 from tests.support.small_routers import refused, router_of, serve
-from tests.support.streams import forgotten_stream, no_automatic_collection, stream
+from tests.support.streams import forgotten_stream, stream
 from tests.support.world import CONTROL_PLANE, OPERATIONS, World, check_aftermath
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 FILES = {module.__file__ for module in CONTROL_PLANE}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _only_when_we_say_so():
-    with no_automatic_collection():
-        yield
 
 
 # ── In the middle of a call ───────────────────────────────────────────────────────────

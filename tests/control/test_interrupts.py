@@ -7,6 +7,8 @@ import pytest
 from tests.support.interrupts import interrupted_everywhere
 from tests.support.world import CONTROL_PLANE, OPERATIONS, World, check_aftermath
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 FILES = {module.__file__ for module in CONTROL_PLANE}
 
 

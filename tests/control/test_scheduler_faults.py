@@ -32,6 +32,8 @@ from tests.support.inspection import check_idle
 from tests.support.interrupts import interrupted_everywhere
 from tests.support.scheduling import check_scheduler, prompt, scheduler_of
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 OWN = {module.__file__ for module in (scheduler, request_module, admission, orders)}
 ALL = OWN | {
     module.__file__
