@@ -127,6 +127,7 @@ class Scheduler(Guarded):
     def n_unfinished(self) -> int:
         """How many requests are not over, or still hold pages."""
         heard = self.unfinished
+        # a copy: another thread may add to the inbox meanwhile
         new = {request for request in tuple(self.inbox) if request.number not in heard}
         return len(heard) + len(new)
 

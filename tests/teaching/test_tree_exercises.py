@@ -8,14 +8,18 @@ import pytest
 from radix_lib.teaching import check, merges_nodes, tells_collisions_apart
 
 
-def merge(node, page_bytes):
-    if len(node.children) != 1 or node.parent is None:
-        return
-    (child,) = node.children.values()
+def join(node, child, page_bytes):
     child.key = node.key + child.key
     child.pages = np.concatenate((node.pages, child.pages))
     child.parent = node.parent
     node.parent.children[child.key[:page_bytes]] = child
+
+
+def merge(node, page_bytes):
+    if len(node.children) != 1 or node.parent is None:
+        return
+    (child,) = node.children.values()
+    join(node, child, page_bytes)
 
 
 def keep_the_upper(node, page_bytes):
@@ -32,10 +36,7 @@ def merge_any(node, page_bytes):
     if not node.children or node.parent is None:
         return
     (child, *_) = node.children.values()
-    child.key = node.key + child.key
-    child.pages = np.concatenate((node.pages, child.pages))
-    child.parent = node.parent
-    node.parent.children[child.key[:page_bytes]] = child
+    join(node, child, page_bytes)
 
 
 def test_a_merge_that_keeps_the_lower_node_passes():
@@ -58,10 +59,7 @@ def test_another_merge_is_told(wrong, told):
 def merge_the_root(node, page_bytes):
     if len(node.children) == 1:
         (child,) = node.children.values()
-        child.key = node.key + child.key
-        child.pages = np.concatenate((node.pages, child.pages))
-        child.parent = node.parent
-        node.parent.children[child.key[:page_bytes]] = child
+        join(node, child, page_bytes)
 
 
 def test_a_merge_of_the_root_breaks():

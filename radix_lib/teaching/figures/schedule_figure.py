@@ -211,9 +211,8 @@ def _words(columns: Sequence[Moment], numbers: Sequence[int]) -> str:
     """What became of each request, for who does not see it."""
     told = []
     for number in numbers:
-        runs: list[
-            tuple[Moment, Mark]
-        ] = []  # the same in steps that follow one another
+        # What is the same in steps that follow one another, as one.
+        runs: list[tuple[Moment, Mark]] = []
         for moment in columns:
             mark = moment.marks.get(number)
             if mark is None:
